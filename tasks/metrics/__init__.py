@@ -1,0 +1,1 @@
+"""Torchmetrics shared by the tasks."""

@@ -1,0 +1,1 @@
+"""Text encoders: strings in, features per word and per sentence out."""

@@ -1,0 +1,1 @@
+"""Video encoders: frames in, features per time step (and grid) out."""
