@@ -1,0 +1,253 @@
+"""What every paper's LightningModule shares: logging, metrics, predictions, stages, checkpoints."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import lightning as L
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from ..zoo.text.base import TextEncoder
+from ..zoo.video.base import VideoEncoder, VideoUnits
+
+log = logging.getLogger(__name__)
+
+Prediction = dict[str, Any]
+
+
+class Step(NamedTuple):
+    """What a paper's `step` returns.
+
+    Attributes:
+        losses: named scalars; their sum is minimised, so weights are already in them.
+        outputs: whatever `update_metric` and `predictions` need.
+    """
+
+    losses: dict[str, Tensor]
+    outputs: Any
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training: what is minimised, what is trained, how fast and how long.
+
+    A new stage starts from the best weights of the one before (by the task's monitor) with a fresh
+    optimiser; parameters that it does not train are frozen.
+
+    Attributes:
+        losses: names of the losses that count.
+        train: a name of `Task.trainable_parts`.
+        lr: (peak) learning rate of Adam.
+        epochs: length.
+        schedule: `constant`, or `one_cycle` with its peak at `lr` after 20 % of the steps.
+        keep_batchnorm: frozen parts keep their batch norm statistics (True) or go on updating them.
+    """
+
+    losses: tuple[str, ...]
+    train: str = "all"
+    lr: float = 1e-3
+    epochs: int = 10
+    schedule: Literal["constant", "one_cycle"] = "constant"
+    keep_batchnorm: bool = field(default=True)
+
+
+class Task(L.LightningModule, ABC):
+    """Base of all tasks. A paper implements `step`, `metric`, `update_metric` and `predictions`.
+
+    Args:
+        video_encoder: how video is read; the data module asks it for frame rate, window and size.
+        text_encoder: how text is read.
+        stages: the training schedule.
+
+    Attributes:
+        network: the paper's nn.Module, usable without Lightning.
+        monitor: key of the metric that picks the best checkpoint; higher is better.
+        video_reader: set by `groundzoo.load`; turns a video file into the encoder's units.
+    """
+
+    network: nn.Module
+    monitor = "val/loss"
+    video_reader: Callable[[VideoEncoder, Path], VideoUnits] | None = None
+
+    def __init__(self, video_encoder: VideoEncoder, text_encoder: TextEncoder, stages: Sequence[Stage]) -> None:
+        super().__init__()
+        if not stages:
+            raise ValueError("stages is empty: a task needs at least one stage of training")
+        self.video_encoder = video_encoder
+        self.text_encoder = text_encoder
+        self.stages = tuple(stages)
+        self.stage_index = 0
+        self.recipe: dict[str, Any] | None = None  # class path and arguments, to be rebuilt from
+        self.metrics = nn.ModuleDict({stage: self.metric() for stage in ("val", "test")})
+
+    # ---- the paper's part -------------------------------------------------------------------------------
+
+    @abstractmethod
+    def step(self, batch: Any, stage: Literal["train", "val", "test", "predict"]) -> Step:
+        """Run the network on a batch; losses may be empty in `predict`."""
+
+    @abstractmethod
+    def metric(self) -> Metric:
+        """A fresh metric; its `compute` returns a dict of named scalars."""
+
+    @abstractmethod
+    def update_metric(self, metric: Metric, outputs: Any, batch: Any) -> None:
+        """Hand the outputs of one batch to the metric."""
+
+    @abstractmethod
+    def predictions(self, outputs: Any, batch: Any) -> list[Prediction]:
+        """One JSON-ready record per query or video, in the units of annotations (seconds, pixels)."""
+
+    def trainable_parts(self) -> dict[str, list[nn.Module]]:
+        """Modules that `Stage.train` can name."""
+        return {"all": [self.network, self.text_encoder]}
+
+    # ---- stages -----------------------------------------------------------------------------------------
+
+    @property
+    def stage(self) -> Stage:
+        """The current stage of training."""
+        return self.stages[self.stage_index]
+
+    def enter_stage(self, index: int) -> None:
+        """Make a stage current: freeze what it does not train."""
+        self.stage_index = index
+        parts = self.trainable_parts()
+        if self.stage.train not in parts:
+            raise ValueError(f"stage {index + 1} trains '{self.stage.train}'; choose from {sorted(parts)}")
+        for module in (self.network, self.text_encoder):
+            module.requires_grad_(False)
+        for module in parts[self.stage.train]:
+            module.requires_grad_(True)
+        self.video_encoder.requires_grad_(self.video_encoder.trainable and self.stage.train == "all")
+        if self.training:
+            self.train()
+
+    def train(self, mode: bool = True) -> Task:
+        """Training mode; frozen batch norms stay in evaluation mode unless the stage says otherwise."""
+        super().train(mode)
+        if mode and self.stage.keep_batchnorm:
+            for module in self.modules():
+                parameters = list(module.parameters(recurse=False))
+                if parameters and not any(p.requires_grad for p in parameters):
+                    module.eval()
+        return self
+
+    # ---- Lightning --------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Fit the vocabulary on the training texts, once; a checkpoint brings its own later."""
+        if self.text_encoder.vocabulary is None:
+            texts = getattr(getattr(self.trainer, "datamodule", None), "vocabulary_texts", None)
+            if texts is not None:
+                self.text_encoder.fit_vocabulary(texts())
+        self.enter_stage(self.stage_index)
+
+    def configure_optimizers(self) -> Any:
+        """Adam on the parameters of the current stage."""
+        stage = self.stage
+        optimizer = torch.optim.Adam(
+            [p for p in self.parameters() if p.requires_grad],
+            lr=stage.lr,
+            fused=self.device.type in ("cpu", "cuda"),
+        )
+        if stage.schedule == "constant":
+            return optimizer
+        epochs = self.trainer.max_epochs or 1
+        steps = self.trainer.estimated_stepping_batches * stage.epochs / epochs
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, max_lr=stage.lr, total_steps=max(2, round(steps) + 1), pct_start=0.2
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """One optimiser step's loss."""
+        losses = self.step(batch, "train").losses
+        total = torch.stack([losses[name] for name in self.stage.losses]).sum()
+        if not torch.isfinite(total):
+            raise FloatingPointError(
+                f"the loss is {total.item()} at step {self.global_step} "
+                f"({', '.join(f'{k}={v.item():.4g}' for k, v in losses.items())}): lower `lr`, or look at "
+                f"this batch: {getattr(batch, 'query_ids', batch_idx)}"
+            )
+        values = {f"train/{name}": value.detach() for name, value in losses.items()}
+        self.log_dict(values, batch_size=len(batch))
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
+        return total
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Update the metric of the validation split."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> list[Prediction]:
+        """Update the metric of the test split and return the predictions."""
+        return self.predictions(self._evaluate(batch, "test"), batch)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> list[Prediction]:
+        """Return the predictions."""
+        return self.predictions(self.step(batch, "predict").outputs, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metric."""
+        self._log_metric("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metric."""
+        self._log_metric("test")
+
+    def _evaluate(self, batch: Any, stage: Literal["val", "test"]) -> Any:
+        losses, outputs = self.step(batch, stage)
+        self.update_metric(self._metric_of(stage), outputs, batch)
+        total = sum(losses[name] for name in self.stage.losses)
+        self.log(f"{stage}/loss", total, batch_size=len(batch), sync_dist=True)
+        return outputs
+
+    def _metric_of(self, stage: str) -> Metric:
+        metric = self.metrics[stage]
+        assert isinstance(metric, Metric)
+        return metric
+
+    def _log_metric(self, stage: str) -> None:
+        metric = self._metric_of(stage)
+        values = {f"{stage}/{name}": value for name, value in metric.compute().items()}
+        metric.reset()
+        self.log_dict(values, rank_zero_only=False, sync_dist=False)
+
+    def mean_over_ranks(self, value: Tensor) -> Tensor:
+        """Mean of a count over all processes, so that a sum divided by it is a mean over the global batch."""
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            value = value.clone()
+            dist.all_reduce(value)
+            value = value / dist.get_world_size()
+        return value
+
+    # ---- checkpoints ------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what is needed to rebuild the task from the checkpoint alone."""
+        from .. import __version__
+
+        checkpoint["groundzoo"] = {
+            "version": __version__,
+            "task": self.recipe,
+            "stage": self.stage_index,
+            "vocabulary": self.text_encoder.vocabulary,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore vocabulary and stage before the weights are loaded."""
+        stored = checkpoint.get("groundzoo")
+        if stored is None:
+            raise ValueError("this checkpoint was not written by groundzoo; see the docs on importing weights")
+        if stored["vocabulary"] is not None:
+            self.text_encoder.set_vocabulary(stored["vocabulary"])
+            self.text_encoder.to(self.device)
+        self.enter_stage(min(stored["stage"], len(self.stages) - 1))
