@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -56,7 +56,7 @@ class Stage:
     lr: float = 1e-3
     epochs: int = 10
     schedule: Literal["constant", "one_cycle"] = "constant"
-    keep_batchnorm: bool = field(default=True)
+    keep_batchnorm: bool = True
 
 
 class Task(L.LightningModule, ABC):
@@ -106,9 +106,10 @@ class Task(L.LightningModule, ABC):
     def predictions(self, outputs: Any, batch: Any) -> list[Prediction]:
         """One JSON-ready record per query or video, in the units of annotations (seconds, pixels)."""
 
-    def trainable_parts(self) -> dict[str, list[nn.Module]]:
-        """Modules that `Stage.train` can name."""
-        return {"all": [self.network, self.text_encoder]}
+    def trainable_parts(self) -> dict[str, list[nn.Parameter]]:
+        """Groups of parameters that `Stage.train` can name; an encoder that is frozen for good is in none."""
+        video = list(self.video_encoder.parameters()) if self.video_encoder.trainable else []
+        return {"all": [*self.network.parameters(), *self.text_encoder.parameters(), *video]}
 
     # ---- stages -----------------------------------------------------------------------------------------
 
@@ -123,11 +124,9 @@ class Task(L.LightningModule, ABC):
         parts = self.trainable_parts()
         if self.stage.train not in parts:
             raise ValueError(f"stage {index + 1} trains '{self.stage.train}'; choose from {sorted(parts)}")
-        for module in (self.network, self.text_encoder):
-            module.requires_grad_(False)
-        for module in parts[self.stage.train]:
-            module.requires_grad_(True)
-        self.video_encoder.requires_grad_(self.video_encoder.trainable and self.stage.train == "all")
+        self.requires_grad_(False)
+        for parameter in parts[self.stage.train]:
+            parameter.requires_grad_(True)
         if self.training:
             self.train()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -22,8 +22,8 @@ class MomentRecall(Metric):
     Args:
         top: the n of R@n.
         ious: the m of IoU=m; a hit is IoU >= m.
-        nms_threshold: overlap above which the weaker prediction is suppressed. None takes m - 0.05 for each
-            m, the protocol behind DRN's numbers (R@5 depends on it).
+        suppress: IoU above which the weaker prediction is suppressed. ``"m - 0.05"`` is the protocol behind
+            DRN's numbers (R@5 depends on it); None suppresses nothing.
 
     Returns (compute):
         ``{"R1@0.5": ..., "mIoU": ..., "<subset>/R1@0.5": ...}``, 0 to 100. A subset without queries is left
@@ -39,11 +39,11 @@ class MomentRecall(Metric):
         self,
         top: Sequence[int] = (1, 5),
         ious: Sequence[float] = (0.3, 0.5, 0.7),
-        nms_threshold: float | None = None,
+        suppress: float | Literal["m - 0.05"] | None = "m - 0.05",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.top, self.ious, self.nms_threshold = tuple(top), tuple(ious), nms_threshold
+        self.top, self.ious, self.suppress = tuple(top), tuple(ious), suppress
         self.names = (*(f"R{n}@{m:g}" for m in self.ious for n in self.top), "mIoU")
         self.subsets: tuple[str, ...] = ()
         self.add_state("index", default=[], dist_reduce_fx="cat")
@@ -75,8 +75,7 @@ class MomentRecall(Metric):
         columns: list[Tensor] = []
         best = None
         for m in self.ious:
-            threshold = m - 0.05 if self.nms_threshold is None else self.nms_threshold
-            picks = nms(boxes, scores, threshold, valid, keep=max(self.top))
+            picks = self._pick(boxes, scores, valid, m)
             picked = torch.where(picks >= 0, overlap.gather(1, picks.clamp(min=0)), 0.0)
             columns += [(picked[:, :n] >= m).any(1).float() for n in self.top]
             best = picked[:, 0] if best is None else best  # the first pick is the same for every threshold
@@ -89,6 +88,15 @@ class MomentRecall(Metric):
             if self.subsets
             else torch.zeros(int(known.sum()), 0, dtype=torch.bool, device=index.device)
         )
+
+    def _pick(self, boxes: Tensor, scores: Tensor, valid: Tensor, m: float) -> Tensor:
+        """``(B, max n)`` indices of the best predictions, best first, -1 where there are no more."""
+        keep = max(self.top)
+        if self.suppress is not None:
+            threshold = m - 0.05 if isinstance(self.suppress, str) else self.suppress
+            return nms(boxes, scores, threshold, valid, keep)
+        ranked = scores.masked_fill(~valid, -torch.inf).argsort(dim=1, descending=True, stable=True)[:, :keep]
+        return torch.where(valid.gather(1, ranked), ranked, -1)
 
     def compute(self) -> dict[str, Tensor]:
         """Values over all queries seen, each counted once."""
