@@ -366,7 +366,7 @@ def run_stage(
         total.backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(clipped, 0.5)))
         optimizer.step()
-        iou = float(losses["quality"]) if stage > 1 else 0.0
+        iou = losses["quality"].item() if stage > 1 else 0.0
         rows.append([losses["match"].item(), losses["location"].item(), iou])
     return np.array(rows), norms
 
@@ -383,7 +383,7 @@ NOISY = (
 
 def check_end(task: DRN, data: Arrays, name: str, lr: float, steps: int) -> None:
     named = dict(task.named_parameters()) | dict(task.named_buffers())
-    noise = 2 * lr * steps
+    noise = 2 * 1e-3 * steps  # gathered in stage 1 and carried on
     prefix = f"{name}/param_end/"
     for key, expected in data.items():
         if key.startswith(prefix):
