@@ -350,6 +350,7 @@ def run_stage(
     """Optimiser steps of one stage as the released program takes them; returns losses and gradient norms."""
     task.enter_stage(stage - 1)
     task.train()
+    task.zero_grad()
     optimised = [p for p in task.parameters() if p.requires_grad]
     if pile_up:  # the released bug: parameters outside the optimiser are neither frozen nor zeroed
         for p in task.trainable_parts()["all"]:
