@@ -21,7 +21,8 @@ DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (1, -1), "down": (1, 1)}
 
 LEAST_MOVE = 2.0  # units (14 px): a shorter way would hardly be a move
 LONGEST_MOVE = 8.0  # units
-MOVE_SPEED = 0.43  # units/s (3 px/s): longer events go farther, between the two limits
+USUAL_MOVE = 3.2  # units: what a move takes if there is room
+MOVE_SPEED = 0.57  # units/s (4 px/s): long events go farther than usual
 DASH_SPEED = 4.3  # units/s (30 px/s): several times faster than any move, so it is not taken for one
 GROWN, SHRUNK = 1.55, 0.55  # final radius, relative
 RELAX_S = 0.5  # to the old size after growing or shrinking
@@ -78,7 +79,7 @@ def find_route(
         return Route(xy, xy)
     axis, sign = DIRECTIONS[action]
     low, high = limits[axis]
-    wanted = min(unit * min(max(MOVE_SPEED * length / config.fps, 1.4 * LEAST_MOVE), LONGEST_MOVE), high - low)
+    wanted = min(unit * min(max(MOVE_SPEED * length / config.fps, USUAL_MOVE), LONGEST_MOVE), high - low)
     start, dash = xy[axis], None
     if (high - start if sign > 0 else start - low) < LEAST_MOVE * unit:
         slack = (high - low - wanted) * rng.random()
@@ -121,26 +122,26 @@ def tracks(
         out[:, i] = (*home, actor.radius, rng.uniform(-0.2, 0.2), 1.0)
         for event in events:
             if event.actor == i:
-                _act(config, out[:, i], event)
+                _act(config, actor.radius, out[:, i], event)
     out[:, :, :2] += np.round(rng.normal(0.0, JITTER, (num_frames, len(actors), 2)))
     return out.astype(np.float32)
 
 
-def _act(config: WorldConfig, track: NDArray[np.float64], event: Event) -> None:
+def _act(config: WorldConfig, radius: float, track: NDArray[np.float64], event: Event) -> None:
     """Write one event, and what follows from it, into an actor's track (T, 5)."""
     unit, fps = config.radius_px[0], config.fps
     now, after = slice(event.start, event.end), slice(event.end, None)
     frames = event.end - event.start
     seconds = np.arange(1, frames + 1) / fps
     progress = np.arange(1, frames + 1) / frames
-    rest_angle, rest_radius = track[event.start, ANGLE], track[-1, R]
+    rest_angle = track[event.start, ANGLE]
     if event.dash is not None:
         first, last = event.dash
         way = np.arange(1, last - first + 1)[:, None] / max(last - first, 1)
         origin = track[first, :2].copy()
         track[first:last, :2] = origin + way * (np.array(event.from_xy) - origin)
         track[last:, :2] = event.from_xy
-    track[now, R] = rest_radius  # an event may cut the relaxation of an earlier one short
+    track[now, R] = radius  # an event may cut the relaxation of an earlier one short
     if event.action in DIRECTIONS:
         start = np.array(event.from_xy)
         track[now, :2] = start + progress[:, None] * (np.array(event.to_xy) - start)

@@ -76,7 +76,7 @@ class WorldConfig:
     reuse_actor: float = 0.35
     reuse_action: float = 0.35
     repeat: float = 0.5
-    redundant: float = 0.23
+    redundant: float = 0.24
     drop_size: float = 0.4
     occlusion: float = 0.0
     cuts: float = 0.0
@@ -96,15 +96,21 @@ class WorldConfig:
                 raise ValueError(f"{name} is a share, 0 to 1, not {getattr(self, name)}")
         if self.actors[1] > len(COLOURS):
             raise ValueError(f"at most {len(COLOURS)} actors, one per colour, not {self.actors[1]}")
+        if self.events[1] * self.length_s[0] > self.busy * self.duration_s[0]:
+            raise ValueError(
+                f"{self.events[1]} events of {self.length_s[0]} s do not fit into {self.duration_s[0]} s"
+            )
         if 6 * self.radius_px[1] > min(self.width, self.height):
-            raise ValueError(f"actors of radius {self.radius_px[1]} cannot move in {self.width}x{self.height} pixels")
+            raise ValueError(
+                f"actors of radius {self.radius_px[1]} cannot move in {self.width}x{self.height} pixels"
+            )
         if self.fps < 1 or self.cuts < 0 or self.length_law not in ("uniform", "loguniform"):
             raise ValueError("fps must be 1 or more, cuts 0 or more, length_law 'uniform' or 'loguniform'")
 
 
 PRESETS: dict[str, WorldConfig] = {
     # moments from a twentieth to two thirds of the video: all scales of a temporal pyramid have work to do
-    "default": WorldConfig(events=(2, 5), length_s=(2.0, 20.0), length_law="loguniform"),
+    "default": WorldConfig(events=(2, 5), length_s=(2.0, 28.0), length_law="loguniform"),
     # the calibrated world: short moments of similar length, four queries per video
     "w1": WorldConfig(),
 }

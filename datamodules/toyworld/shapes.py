@@ -19,7 +19,7 @@ Floats = NDArray[np.float32]
 SQUARE = 0.88  # half the side
 TRIANGLE = 1.3  # centre to corner
 REACH = 1.3  # the farthest any shape extends from its centre
-SPOKE = 1.3  # half the width of the circle's dark spoke, pixels
+SPOKE = 0.17  # half the width of the circle's dark spoke
 
 
 def window_origins(track: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp], int]:
@@ -80,9 +80,18 @@ def coverage(shape: str, radius: Floats, u: Floats, v: Floats) -> Floats:
     return result
 
 
-def spoke(u: Floats, v: Floats) -> Floats:
-    """The dark spoke from a circle's centre to its rim, (T, S, S) in [0, 1]: without it no spin would be seen."""
-    across = np.clip(SPOKE + 0.5 - np.abs(v), 0, 1)
+def spoke(radius: Floats, u: Floats, v: Floats) -> Floats:
+    """The dark spoke from a circle's centre to its rim, without which no spin would be seen.
+
+    Args:
+        radius: (T,) pixels.
+        u: (T, S, S) offsets along the actor's axis.
+        v: (T, S, S) offsets across.
+
+    Returns:
+        (T, S, S) float32 in [0, 1].
+    """
+    across = np.clip(SPOKE * radius[:, None, None] + np.float32(0.5) - np.abs(v), 0, 1)
     result: Floats = across * (u > 0)
     return result
 

@@ -46,21 +46,19 @@ class PixelGrid(VideoEncoder):
     def forward(self, frames: Tensor) -> VideoFeatures:
         """See `VideoEncoder.forward`; the grid's cells hold 9 values, `frames` is the grid flattened."""
         B, T = frames.shape[:2]
+        spec = self.spec
+        length = spec.num_frames(spec.num_units(T))
         scale = 1 / 255 if frames.dtype == torch.uint8 else 1.0
-        x = F.adaptive_avg_pool2d(frames.flatten(0, 1).float() * scale, 2 * self.grid)
-        x = x.unflatten(0, (B, T))
-        motion = torch.zeros_like(x)
-        motion[:, 1:] = (x[:, 1:] - x[:, :-1]).abs()
-        motion[:, :1] = motion[:, 1:2]
-        x, motion = (F.avg_pool2d(m.flatten(0, 1), 2).unflatten(0, (B, T)) for m in (x, motion))
+        fine = F.adaptive_avg_pool2d(frames.flatten(0, 1).float() * scale, 2 * self.grid)
+        fine = fine.unflatten(0, (B, T))
+        fine = fine[:, torch.arange(length, device=frames.device).clamp(max=T - 1)]  # repeat the last frame
+        motion = (fine[:, 1:] - fine[:, :-1]).abs()
+        fine, motion = (F.avg_pool2d(m.flatten(0, 1), 2).unflatten(0, (B, -1)) for m in (fine, motion))
 
-        units = self.spec.num_units(T)
-        missing = self.spec.num_frames(units) - T  # the last window repeats the last frame
-        index = torch.arange(T + missing, device=x.device).clamp(max=T - 1)
-        x, motion = (m[:, index].unfold(1, self.spec.window, self.spec.stride) for m in (x, motion))
-        half = self.spec.window // 2
-        colour = (x.mean(-1) - 0.2) / 0.1
-        change = (x[..., -half:].mean(-1) - x[..., :half].mean(-1)) / 0.03
-        energy = motion.mean(-1) / 0.01
+        windows = fine.unfold(1, spec.window, spec.stride)
+        half = spec.window // 2
+        colour = (windows.mean(-1) - 0.2) / 0.1
+        change = (windows[..., -half:].mean(-1) - windows[..., :half].mean(-1)) / 0.03
+        energy = motion.unfold(1, spec.window - 1, spec.stride).mean(-1) / 0.01
         grid = rearrange([colour, change, energy], "k b t c h w -> b t h w (k c)")
         return VideoFeatures(frames=grid.flatten(2), grid=grid)

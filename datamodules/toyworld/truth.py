@@ -1,0 +1,137 @@
+"""The complete truth of a scripted video, ready for JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .scene import ALPHA, ANGLE, CX, CY, Event, R, Video
+from .shapes import Floats, boxes, coverage, offsets, window_origins
+
+SEEN = 0.2
+"""An actor is to be seen if visibility (unhidden share times opacity) is at least this."""
+
+
+def truth(video: Video) -> dict[str, Any]:
+    """Everything that is true of a video.
+
+    Args:
+        video: as scripted.
+
+    Returns:
+        A dictionary of JSON types:
+
+        - ``id``, ``width``, ``height``, ``fps``, ``num_frames``, ``duration_s``;
+        - ``actors``: per actor, in painter's order, ``colour``, ``shape``, ``size``, ``radius``, and with one
+          entry per frame ``cx``, ``cy``, ``r`` (pixels), ``angle`` (radians), ``alpha`` (opacity), ``visibility``
+          (share of the shape that is inside the frame and behind nothing, times alpha) and ``boxes`` (xyxy
+          pixels of the whole shape, clipped to the frame, or None while visibility is below 0.2);
+        - ``events``: the fields of :class:`Event`, and ``centres_xy``, the actor's centre in each of the event's
+          frames;
+        - ``queries``: the fields of :class:`Query` and ``id`` = ``"{video}#{k}"``;
+        - ``scenes`` (first frame of each background) and ``patches`` (``box``, ``start``, ``end``).
+    """
+    return {
+        "id": video.id,
+        "width": video.width,
+        "height": video.height,
+        "fps": video.fps,
+        "num_frames": video.num_frames,
+        "duration_s": round(video.duration_s, 4),
+        "actors": [_actor(video, i) for i in range(len(video.actors))],
+        "events": [_event(video, event) for event in video.events],
+        "queries": [
+            {
+                "id": f"{video.id}#{k}",
+                "text": query.text,
+                "start_s": round(query.start_s, 4),
+                "end_s": round(query.end_s, 4),
+                "actor": query.actor,
+                "action": query.action,
+                "event": query.event,
+                "kind": query.kind,
+            }
+            for k, query in enumerate(video.queries)
+        ],
+        "scenes": [scene.start for scene in video.scenes],
+        "patches": [{"box": list(p.box), "start": p.start, "end": p.end} for p in video.patches],
+    }
+
+
+def visibility(video: Video, i: int) -> Floats:
+    """Share of actor ``i`` that is inside the frame and hidden by no later actor or patch, times its opacity.
+
+    Args:
+        video: as scripted.
+        i: index of the actor.
+
+    Returns:
+        (T,) float32 in [0, 1].
+    """
+    track = video.tracks[:, i]
+    left, top, side = window_origins(track)
+    columns, rows = left[:, None] + np.arange(side), top[:, None] + np.arange(side)
+    inside = ((columns >= 0) & (columns < video.width))[:, None, :] & ((rows >= 0) & (rows < video.height))[
+        :, :, None
+    ]
+    own = coverage(video.actors[i].shape, track[:, R], *offsets(track, left, top, side))
+    free = inside.astype(np.float32)
+    mine = boxes(video.actors[i].shape, track)
+    for j in range(i + 1, len(video.actors)):
+        theirs = boxes(video.actors[j].shape, video.tracks[:, j])
+        meet = np.flatnonzero((mine[:, :2] < theirs[:, 2:]).all(1) & (theirs[:, :2] < mine[:, 2:]).all(1))
+        if len(meet):
+            other = video.tracks[meet, j]
+            cover = coverage(video.actors[j].shape, other[:, R], *offsets(other, left[meet], top[meet], side))
+            free[meet] *= 1 - cover * other[:, ALPHA, None, None]
+    for patch in video.patches:
+        x0, y0, x1, y1 = patch.box
+        now = slice(patch.start, patch.end)
+        behind_x = ((columns[now] >= x0) & (columns[now] < x1))[:, None, :]
+        behind_y = ((rows[now] >= y0) & (rows[now] < y1))[:, :, None]
+        free[now] *= ~(behind_x & behind_y)
+    share: Floats = (own * free).sum((1, 2)) / own.sum((1, 2)) * track[:, ALPHA]
+    return share
+
+
+def _actor(video: Video, i: int) -> dict[str, Any]:
+    actor, track = video.actors[i], video.tracks[:, i]
+    seen = visibility(video, i)
+    frame = (video.width, video.height) * 2
+    clipped = _rounded(np.clip(boxes(actor.shape, track), 0, frame), 1)
+    return {
+        "colour": actor.colour,
+        "shape": actor.shape,
+        "size": actor.size,
+        "radius": actor.radius,
+        "cx": _rounded(track[:, CX], 1),
+        "cy": _rounded(track[:, CY], 1),
+        "r": _rounded(track[:, R], 2),
+        "angle": _rounded(track[:, ANGLE], 2),
+        "alpha": _rounded(track[:, ALPHA], 2),
+        "visibility": _rounded(seen, 2),
+        "boxes": [box if share >= SEEN else None for box, share in zip(clipped, seen.tolist(), strict=True)],
+    }
+
+
+def _event(video: Video, event: Event) -> dict[str, Any]:
+    return {
+        "actor": event.actor,
+        "action": event.action,
+        "start": event.start,
+        "end": event.end,
+        "start_s": round(event.start_s, 4),
+        "end_s": round(event.end_s, 4),
+        "from_xy": _rounded(np.array(event.from_xy), 1),
+        "to_xy": _rounded(np.array(event.to_xy), 1),
+        "dash": event.dash,
+        "turn": event.turn,
+        "centres_xy": _rounded(video.tracks[event.start : event.end, event.actor, : CY + 1], 1),
+    }
+
+
+def _rounded(values: np.ndarray[Any, np.dtype[Any]], digits: int) -> list[Any]:
+    """Nested lists of short numbers: float32 would be written with its full binary tail."""
+    result: list[Any] = np.round(values.astype(np.float64), digits).tolist()
+    return result

@@ -1,0 +1,223 @@
+"""Step 1: script a video of the toy world, from nothing but its configuration, seed and index.
+
+Two to four coloured shapes share a dark stage. One after another they act for a while; between the events, and
+while others act, they rest. Every event is asked for with one sentence. Distractors make the words necessary:
+the same actor does other things, others do the same thing, and in half of the videos an actor does the same
+thing twice, so that only "again", "before ...", "early in the video" decide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import language, motion
+from .scene import (
+    ACTIONS,
+    COLOURS,
+    PRESETS,
+    SHAPES,
+    SIZES,
+    Actor,
+    Event,
+    Patch,
+    Query,
+    Scene,
+    Video,
+    WorldConfig,
+)
+from .shapes import boxes
+from .truth import truth
+
+__all__ = ["ACTIONS", "PRESETS", "Actor", "Event", "Patch", "Query", "Scene", "Video", "WorldConfig",
+           "script_video", "truth", "video_id"]  # fmt: skip
+
+TRIES = 50  # draws of an actor and an action until one fits
+
+
+def video_id(index: int) -> str:
+    """``toy00012`` for 12."""
+    return f"toy{index:05d}"
+
+
+def script_video(config: WorldConfig, seed: int, index: int) -> Video:
+    """Script one video. A pure function: no state, no order of calls, process or thread matters.
+
+    Args:
+        config: the world.
+        seed: of the world, 0 or more.
+        index: of the video, 0 or more.
+
+    Returns:
+        The video. Options such as cuts or patches do not change its actors and events.
+    """
+    streams = np.random.SeedSequence([seed, index]).spawn(6)
+    cast, plot, body, words, backdrop, hiding = (np.random.default_rng(stream) for stream in streams)
+    num_frames = round(cast.uniform(*config.duration_s) * config.fps)
+    actors = _draw_actors(config, cast)
+    homes = _draw_homes(config, actors, cast)
+    windows = _draw_windows(config, num_frames, plot)
+    events = _draw_events(config, actors, homes, windows, plot)
+    tracks = motion.tracks(config, actors, homes, events, num_frames, body)
+    return Video(
+        id=video_id(index),
+        width=config.width,
+        height=config.height,
+        fps=config.fps,
+        num_frames=num_frames,
+        duration_s=num_frames / config.fps,
+        actors=tuple(actors),
+        events=tuple(events),
+        queries=tuple(language.ask(config, actors, events, num_frames, words)),
+        scenes=tuple(_draw_scenes(config, num_frames, backdrop)),
+        patches=tuple(_draw_patches(config, actors, tracks, hiding)),
+        tracks=tracks,
+    )
+
+
+def _draw_actors(config: WorldConfig, rng: np.random.Generator) -> list[Actor]:
+    count = int(rng.integers(config.actors[0], config.actors[1] + 1))
+    colours = [str(colour) for colour in rng.permutation(list(COLOURS))[:count]]
+    shapes = [str(shape) for shape in rng.choice(SHAPES, count)]
+    if count >= 3 and rng.random() < config.shared_colour:
+        colours[1] = colours[0]
+        shapes[:2] = [str(shape) for shape in rng.permutation(SHAPES)[:2]]
+    sizes = rng.integers(0, len(SIZES), count)
+    actors = [
+        Actor(colour, shape, SIZES[size], config.radius_px[size])
+        for colour, shape, size in zip(colours, shapes, sizes, strict=True)
+    ]
+    return sorted(actors, key=lambda actor: -actor.radius)  # the big ones behind, or they would bury others
+
+
+def _draw_homes(
+    config: WorldConfig, actors: Sequence[Actor], rng: np.random.Generator
+) -> list[tuple[float, float]]:
+    """One of the nine places of a 3 x 3 grid for each actor, jittered, in whole pixels."""
+    homes = []
+    for actor, place in zip(actors, rng.permutation(9), strict=False):
+        (left, right), (top, bottom) = motion.bounds(config, actor)
+        x, y = (0.23 + 0.27 * np.array(divmod(int(place), 3))) * (config.width, config.height)
+        x, y = np.round(np.array((x, y)) + rng.uniform(-0.6, 0.6, 2) * config.radius_px[0])
+        homes.append((float(np.clip(x, left, right)), float(np.clip(y, top, bottom))))
+    return homes
+
+
+def _draw_windows(config: WorldConfig, num_frames: int, rng: np.random.Generator) -> list[tuple[int, int, bool]]:
+    """When something happens: frames (start, end) and whether it accompanies the window before it."""
+    count = int(rng.integers(config.events[0], config.events[1] + 1))
+    if config.length_law == "uniform":
+        lengths = rng.uniform(*config.length_s, count)
+    else:
+        shortest, longest = config.length_s
+        lengths = np.exp(rng.uniform(math.log(shortest), math.log(longest), count))
+    lengths *= config.fps
+    least, room = config.length_s[0] * config.fps, config.busy * num_frames
+    if lengths.sum() > room:  # shorten what exceeds the least length, so that no event becomes a mere twitch
+        lengths = least + (lengths - least) * (room - count * least) / (lengths.sum() - count * least)
+    gaps = rng.dirichlet(np.ones(count + 1)) * (num_frames - lengths.sum())
+    windows = []
+    for k in range(count):
+        start = round(gaps[: k + 1].sum() + lengths[:k].sum())
+        end = max(round(gaps[: k + 1].sum() + lengths[: k + 1].sum()), start + 1)
+        windows.append((start, end, False))
+        if rng.random() < config.overlap:
+            length = max(round((end - start) * rng.uniform(0.6, 1.0)), 1)
+            first = start + int(rng.integers(0, end - start - length + 1))
+            windows.append((first, first + length, True))
+    return windows
+
+
+def _draw_events(
+    config: WorldConfig,
+    actors: Sequence[Actor],
+    homes: Sequence[tuple[float, float]],
+    windows: Sequence[tuple[int, int, bool]],
+    rng: np.random.Generator,
+) -> list[Event]:
+    """Decide who does what in which window, in the order of time, because every move needs room."""
+    events: dict[int, Event] = {}  # by window; one without a fitting event would stay empty
+    places = list(homes)
+    free_from = [0] * len(actors)  # frame since which each actor is at rest
+    repeated = _draw_repeat([k for k, window in enumerate(windows) if not window[2]], config.repeat, rng)
+    for k, (start, end, _) in enumerate(windows):
+        idle = [i for i in range(len(actors)) if free_from[i] <= start]
+        for attempt in range(TRIES):
+            if attempt == 0 and repeated.get(k) in events:
+                who, action = events[repeated[k]].actor, events[repeated[k]].action
+            else:
+                who, action = _draw_deed(config, list(events.values()), idle, rng)
+                if any((e.actor, e.action) == (who, action) for e in events.values()):
+                    continue
+            if who not in idle:
+                continue
+            route = motion.find_route(
+                config, actors[who], places[who], action, (free_from[who], start), end - start, rng
+            )
+            if route is None:
+                continue
+            turn = 1 if rng.random() < 0.5 else -1
+            times = (start / config.fps, end / config.fps)
+            events[k] = Event(who, action, start, end, *times, route.from_xy, route.to_xy, route.dash, turn)
+            places[who], free_from[who] = route.to_xy, end
+            break
+    return sorted(events.values(), key=lambda event: (event.start, event.end))
+
+
+def _draw_repeat(main: Sequence[int], rate: float, rng: np.random.Generator) -> dict[int, int]:
+    """Which window repeats which earlier one, ``{later: earlier}``; at most one, rather not the next one."""
+    if len(main) < 2 or rng.random() >= rate:
+        return {}
+    pairs = [(i, j) for i in range(len(main)) for j in range(i + 1, len(main))]
+    apart = [(i, j) for i, j in pairs if j - i > 1] or pairs
+    earlier, later = apart[int(rng.integers(len(apart)))]
+    return {main[later]: main[earlier]}
+
+
+def _draw_deed(
+    config: WorldConfig, events: Sequence[Event], idle: Sequence[int], rng: np.random.Generator
+) -> tuple[int, str]:
+    """An actor at rest and an action, either possibly taken over from an earlier event."""
+    who = idle[int(rng.integers(len(idle)))] if idle else 0
+    action = ACTIONS[int(rng.integers(len(ACTIONS)))]
+    if events and rng.random() < config.reuse_actor:
+        who = events[int(rng.integers(len(events)))].actor
+    if events and rng.random() < config.reuse_action:
+        action = events[int(rng.integers(len(events)))].action
+    return who, action
+
+
+def _draw_scenes(config: WorldConfig, num_frames: int, rng: np.random.Generator) -> list[Scene]:
+    """The backgrounds; cuts are at least a second from each other and from both ends."""
+    starts = [0]
+    for cut in sorted(rng.integers(0, num_frames, rng.poisson(config.cuts))):
+        if starts[-1] + config.fps <= cut <= num_frames - config.fps:
+            starts.append(int(cut))
+    scenes = []
+    for start in starts:
+        red, green, blue = (float(value) for value in rng.uniform(14, 58, 3))
+        slope = (float(rng.uniform(-22, 22)), float(rng.uniform(-22, 22)))
+        scenes.append(Scene(start, (red, green, blue), slope, int(rng.integers(2**31))))
+    return scenes
+
+
+def _draw_patches(
+    config: WorldConfig, actors: Sequence[Actor], tracks: NDArray[np.float32], rng: np.random.Generator
+) -> list[Patch]:
+    """Grey patches, each as large as everything its actor does behind it; unrelated to the events."""
+    patches = []
+    num_frames = len(tracks)
+    for i, actor in enumerate(actors):
+        if rng.random() >= config.occlusion:
+            continue
+        length = min(round(rng.uniform(1, 4) * config.fps), num_frames)
+        start = int(rng.integers(0, num_frames - length + 1))
+        hidden = boxes(actor.shape, tracks[start : start + length, i])
+        low, high = np.floor(hidden[:, :2].min(0)) - 1, np.ceil(hidden[:, 2:].max(0)) + 1
+        x0, y0 = (max(int(value), 0) for value in low)
+        x1, y1 = min(int(high[0]), config.width), min(int(high[1]), config.height)
+        patches.append(Patch((x0, y0, x1, y1), start, start + length))
+    return patches
