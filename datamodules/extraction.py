@@ -146,7 +146,8 @@ def build_store(
             num_workers=0 if on_gpu else min(num_workers, len(missing)),
         )
         threads = torch.get_num_threads()
-        for video_id, problem in tqdm(loader, desc=f"encode videos ({type(encoder).__name__})", unit="video"):
+        title = f"encode videos ({type(encoder).__name__})"
+        for video_id, problem in tqdm(loader, desc=title, unit="video", disable=None):
             if problem is not None:
                 quarantine[video_id] = problem
                 log.warning("quarantined %s", problem)

@@ -82,9 +82,7 @@ class GroundingDataset(Dataset[GroundingBatch]):
         stored = self.store.read(video_id)
         frames = stored.num_frames or self.num_frames.get(video_id) or self.spec.num_frames(len(stored.units))
         pooled = self.pooling.pool(stored.units, frames, self.spec)
-        clips = VideoClips(
-            torch.from_numpy(pooled).float(), torch.from_numpy(self.pooling.bounds(frames)).float()
-        )
+        clips = VideoClips(torch.from_numpy(pooled).float(), torch.from_numpy(self.pooling.bounds(frames)).float())
         if self.keep_in_memory:
             self._kept[video_id] = clips
         return clips
@@ -272,9 +270,9 @@ class GroundingDataModule(L.LightningDataModule):
 
     def _loader(self, split: str, batch_size: int) -> ResumableLoader[GroundingBatch]:
         trainer = self.trainer
-        if trainer is not None and trainer.world_size > 1:
-            if trainer._accelerator_connector.use_distributed_sampler:
-                raise ValueError("set Trainer(use_distributed_sampler=False): this data module deals out samples")
+        distributed = trainer is not None and trainer.world_size > 1
+        if distributed and trainer._accelerator_connector.use_distributed_sampler:
+            raise ValueError("set Trainer(use_distributed_sampler=False): this data module deals out samples")
         workers = min(self.num_workers, len(self._datasets[split]) // batch_size + 1)
         return ResumableLoader(self._datasets[split], batch_size, split == "train", self.seed, workers)
 

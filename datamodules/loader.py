@@ -66,9 +66,7 @@ class ResumableLoader(DataLoader[Batch]):
         num_workers: loading processes; 0 loads in this one.
     """
 
-    def __init__(
-        self, dataset: Dataset[Any], batch_size: int, shuffle: bool, seed: int, num_workers: int
-    ) -> None:
+    def __init__(self, dataset: Dataset[Any], batch_size: int, shuffle: bool, seed: int, num_workers: int) -> None:
         self.position = 0
         self.order = EpochSampler(len(dataset), shuffle, seed)  # type: ignore[arg-type]
         super().__init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -234,9 +235,12 @@ class Task(L.LightningModule, ABC):
         """Add what is needed to rebuild the task from the checkpoint alone."""
         from .. import __version__
 
+        recipe = copy.deepcopy(self.recipe)
+        if recipe is not None and (stand_in := self.video_encoder.rebuild_arguments()):
+            recipe["init_args"]["video_encoder"]["init_args"] |= stand_in
         checkpoint["groundzoo"] = {
             "version": __version__,
-            "task": self.recipe,
+            "task": recipe,
             "stage": self.stage_index,
             "vocabulary": self.text_encoder.vocabulary,
         }

@@ -20,15 +20,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from groundzoo.datamodules import video
-from groundzoo.datamodules.video import (
-    FrameReader,
-    VideoError,
-    mark_moments,
-    probe,
-    read_frames,
-    thumbnails,
-    write_video,
-)
+from groundzoo.datamodules.marking import mark_moments, thumbnails, write_video
+from groundzoo.datamodules.video import FrameReader, VideoError, probe, read_frames
 
 _spec = importlib.util.spec_from_file_location("video_files", Path(__file__).parents[1] / "videos.py")
 assert _spec is not None

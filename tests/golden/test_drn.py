@@ -285,7 +285,9 @@ def test_small_model_targets(path: Path) -> None:
     output = forward(task, data)
     moments = torch.from_numpy(data["in/gt_start_end"]).float()
     positive, distances = assign_targets(moments, output.locations, output.levels, output.num_clips, RELEASED_LOSS)
-    for k, (label, distance) in enumerate(zip(by_level(output, positive), by_level(output, distances), strict=True)):
+    for k, (label, distance) in enumerate(
+        zip(by_level(output, positive), by_level(output, distances), strict=True)
+    ):
         close(label.float(), data[f"target/labels_{k}"], 0, 0)
         close(distance, data[f"target/distances_{k}"], 1e-5, 1e-5)
 
@@ -423,9 +425,7 @@ def test_targets(path: Path) -> None:
     data = load(path)
     locations, levels = torch.from_numpy(data["locations"]), torch.from_numpy(data["level"])
     num_clips = int((levels == 0).sum())
-    positive, distances = assign_targets(
-        torch.from_numpy(data["gt"]), locations, levels, num_clips, RELEASED_LOSS
-    )
+    positive, distances = assign_targets(torch.from_numpy(data["gt"]), locations, levels, num_clips, RELEASED_LOSS)
     close(positive.float(), data["labels"], 0, 0)
     close(distances, data["distances"], 1e-6, 1e-5)
 
@@ -485,7 +485,11 @@ def test_nms_and_recall(path: Path) -> None:
             picks = nms(ordered[None, :, :2].double(), ordered[None, :, 2], float(iou) - 0.05)[0]
             assert picks[picks >= 0].tolist() == expected
     L = max(len(q["predictions"]) for q in queries)
-    boxes, scores, valid = torch.zeros(len(queries), L, 2), torch.zeros(len(queries), L), torch.zeros(len(queries), L)
+    boxes, scores, valid = (
+        torch.zeros(len(queries), L, 2),
+        torch.zeros(len(queries), L),
+        torch.zeros(len(queries), L),
+    )
     for b, query in enumerate(queries):
         p = torch.tensor(query["predictions"])
         boxes[b, : len(p)], scores[b, : len(p)], valid[b, : len(p)] = p[:, :2], p[:, 2], 1

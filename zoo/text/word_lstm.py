@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -17,11 +18,12 @@ log = logging.getLogger(__name__)
 PAD, UNKNOWN = "<pad>", "<unk>"
 
 
-def tokenize(text: str) -> list[str]:
+@lru_cache(maxsize=200_000)
+def tokenize(text: str) -> tuple[str, ...]:
     """Lower-cased Penn Treebank words of a text, full stops removed (the rule of DRN's released data)."""
     from nltk.tokenize.destructive import NLTKWordTokenizer  # pure regular expressions, downloads nothing
 
-    return NLTKWordTokenizer().tokenize(text.lower().replace(".", ""))
+    return tuple(NLTKWordTokenizer().tokenize(text.lower().replace(".", "")))
 
 
 def read_embeddings(path: str | Path, words: Sequence[str], dim: int) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -83,6 +83,10 @@ class VideoEncoder(nn.Module, ABC):
         """Take all parameters out of training; call it at the end of a subclass's constructor."""
         self.requires_grad_(self.trainable)
         self.train(self.trainable)
+
+    def rebuild_arguments(self) -> dict[str, Any]:
+        """Constructor arguments that stand in for files: a checkpoint stores them with the weights."""
+        return {}
 
     def train(self, mode: bool = True) -> VideoEncoder:
         """Training mode reaches a frozen encoder never (its batch norm and dropout stay off)."""

@@ -1,0 +1,256 @@
+"""The ``groundzoo`` command. Heavy packages are imported inside the verbs that need them."""
+
+from __future__ import annotations
+
+import ast
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from importlib import import_module, resources
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from jsonargparse import ArgumentParser, Namespace
+
+from . import __version__
+
+if TYPE_CHECKING:
+    from .tasks.base import Task
+
+TRAINING_VERBS = {
+    "fit": "Train a task; the run's folder gets checkpoints, metrics and logs.",
+    "validate": "Evaluate on the validation split.",
+    "test": "Evaluate on the test split and write predictions.",
+    "predict": "Write predictions.",
+}
+ROOMS = {
+    "tasks": ("tasks", {"Task", "MomentTask"}),
+    "video encoders": ("zoo/video", {"VideoEncoder"}),
+    "text encoders": ("zoo/text", {"TextEncoder"}),
+    "data modules": ("datamodules", {"LightningDataModule", "GroundingDataModule"}),
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        argv: words after ``groundzoo``; those of this process unless given.
+    """
+    words = sys.argv[1:] if argv is None else argv
+    if words and words[0] in TRAINING_VERBS:
+        _log_plainly()
+        import_everything()
+        from .tasks.launch import GroundZooCLI
+
+        GroundZooCLI(argv)
+        return
+    parser = _parser()
+    if not words:
+        parser.print_help()
+        return
+    config = parser.parse_args(words)
+    verbs = {"list": _list, "toyworld": _toyworld, "ground": _ground}
+    try:
+        verbs[config.subcommand](config[config.subcommand])
+    except (ValueError, OSError, RuntimeError) as error:
+        if os.environ.get("GROUNDZOO_DEBUG"):
+            raise
+        sys.exit(f"groundzoo {config.subcommand}: {error}")
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="groundzoo",
+        description="Find what, when and where in video from language.",
+        version=__version__,
+        epilog="`groundzoo fit --help` and the like list the arguments of a verb.",
+    )
+    verbs = parser.add_subcommands(required=True, dest="subcommand", metavar="VERB")
+    for verb, text in TRAINING_VERBS.items():  # listed here, run by Lightning's command line
+        verbs.add_subcommand(verb, ArgumentParser(description=text), help=text)
+
+    listing = ArgumentParser(description="List tasks, encoders, data modules and packaged configurations.")
+    listing.add_argument("what", nargs="?", default="all", type=str, help="a part of a section's name, e.g. tasks")
+    verbs.add_subcommand("list", listing, help="List tasks, encoders, data modules and packaged configurations.")
+
+    toyworld = ArgumentParser(description="Make a procedural world of acting shapes: videos and annotations.")
+    toyworld.add_argument("out", type=str, help="folder to make")
+    toyworld.add_argument("--videos", type=int, default=1150, help="how many")
+    toyworld.add_argument("--seed", type=int, default=0, help="another seed, another world")
+    toyworld.add_argument("--preset", type=str, default="default", help="default or w1")
+    toyworld.add_argument("--format", type=str, default="charades_sta", help="whose annotation format is written")
+    toyworld.add_argument("--test_fraction", type=float, default=0.2, help="share of videos held out")
+    toyworld.add_argument("--workers", type=int | None, default=None, help="processes; all cores unless given")
+    toyworld.add_argument("--world", type=dict[str, Any], default={}, help="settings of the world that differ")
+    verbs.add_subcommand("toyworld", toyworld, help="Make a procedural world of acting shapes.")
+
+    ground = ArgumentParser(description="Find the moments of videos that sentences describe.")
+    ground.add_argument("inputs", nargs="+", type=str, help="video files, then sentences")
+    ground.add_argument("--ckpt", type=str, required=True, help="checkpoint of a run; it knows all else")
+    ground.add_argument("--top_k", type=int, default=5, help="answers per sentence")
+    ground.add_argument("--out", type=str, default="grounded", help="folder for JSON, pictures and marked videos")
+    ground.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:1 ...")
+    ground.add_argument("--mark", type=bool, default=True, help="also write an mp4 with the moments marked")
+    verbs.add_subcommand("ground", ground, help="Find the moments of videos that sentences describe.")
+    return parser
+
+
+def _log_plainly() -> None:
+    """Our own messages, as plain lines on stderr; Lightning has its own handler."""
+    own = logging.getLogger(__package__)
+    if not own.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        own.addHandler(handler)
+    own.setLevel(logging.INFO)
+    own.propagate = False
+
+
+# ---- what there is --------------------------------------------------------------------------------------
+
+
+def import_everything() -> None:
+    """Import all tasks, encoders, data modules and plug-ins, so that their short names are known."""
+    root = Path(__file__).parent
+    for folder in ("tasks", "zoo", "datamodules"):
+        for path in sorted((root / folder).rglob("*.py")):
+            if path.name != "__init__.py" and "toyworld" not in path.parts:
+                import_module("." + ".".join(path.relative_to(root).with_suffix("").parts), __package__)
+    for plugin in entry_points(group="groundzoo.plugins"):
+        try:
+            plugin.load()
+        except Exception as error:  # somebody else's code: anything may happen, and the rest must work on
+            logging.getLogger(__name__).warning(
+                "plug-in '%s' (%s) does not load and is left out: %s: %s",
+                plugin.name,
+                plugin.value,
+                type(error).__name__,
+                error,
+            )
+
+
+def _classes(folder: Path) -> Iterator[tuple[str, set[str], str]]:
+    """Name, bases and first docstring line of all classes below `folder`, without importing them."""
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                bases = {b.attr if isinstance(b, ast.Attribute) else getattr(b, "id", "") for b in node.bases}
+                yield node.name, bases, (ast.get_docstring(node) or "").split("\n")[0]
+
+
+def _list(config: Namespace) -> None:
+    root = Path(__file__).parent
+    sections: dict[str, list[tuple[str, str]]] = {}
+    for title, (folder, bases) in ROOMS.items():
+        found = [(name, text) for name, parents, text in _classes(root / folder) if parents & bases]
+        sections[title] = [(name, text) for name, text in found if name not in bases]
+    configs = Path(str(resources.files(__package__))) / "configs"
+    sections["configs"] = [
+        (p.relative_to(configs).as_posix(), p.read_text(encoding="utf-8").split("\n")[0].lstrip("# "))
+        for p in sorted(configs.rglob("*.yaml"))
+    ]
+    sections["plug-ins"] = [(p.name, p.value) for p in entry_points(group="groundzoo.plugins")]
+    chosen = {t: rows for t, rows in sections.items() if config.what == "all" or config.what in t}
+    if not chosen:
+        raise ValueError(f"nothing is called '{config.what}'; choose from {', '.join(sections)}")
+    width = max((len(name) for rows in chosen.values() for name, _ in rows), default=0)
+    for title, rows in chosen.items():
+        print(title)
+        for name, text in rows or [("(none)", "")]:
+            print(f"  {name:<{width}}  {text}")
+
+
+def _toyworld(config: Namespace) -> None:
+    from .datamodules.toyworld.generate import generate
+
+    options = {k: v for k, v in config.items() if k not in ("out", "world")}
+    print(generate(config.out, overrides=dict(config.world), **options))
+
+
+# ---- from a user's own video ----------------------------------------------------------------------------
+
+
+def load_task(checkpoint: str | Path, device: str = "cpu") -> Task:
+    """See `groundzoo.load`."""
+    import_everything()
+    from .datamodules.extraction import encode_video
+    from .tasks.launch import rebuild
+
+    task = rebuild(Path(checkpoint), device)
+    task.video_reader = encode_video
+    return task
+
+
+def split_inputs(inputs: list[str]) -> tuple[list[Path], list[str]]:
+    """Tell video files from sentences: files come first, and a sentence has a blank.
+
+    Raises:
+        ValueError: no video, no sentence, or a file that does not exist.
+    """
+    videos: list[Path] = []
+    while inputs and (Path(inputs[0]).exists() or (" " not in inputs[0].strip() and Path(inputs[0]).suffix)):
+        videos.append(Path(inputs[0]))
+        inputs = inputs[1:]
+    if not videos:
+        raise ValueError("give at least one video file before the sentences")
+    if not inputs:
+        raise ValueError("give at least one sentence behind the video files")
+    return videos, inputs
+
+
+def _ground(config: Namespace) -> None:
+    videos, queries = split_inputs(config.inputs)
+    task: Any = load_task(config.ckpt, config.device)
+    if not hasattr(task, "ground"):
+        raise ValueError(f"{type(task).__name__} ({config.ckpt}) does not answer sentences with moments")
+    failed = 0
+    for video in videos:
+        try:
+            _ground_one(task, video, queries, config)
+        except (RuntimeError, OSError) as error:  # one bad video does not end the others
+            failed += 1
+            print(f"{video}: not grounded. {error}", file=sys.stderr)
+    if failed:
+        sys.exit(f"groundzoo ground: {failed} of {len(videos)} videos could not be grounded (see above)")
+
+
+def _ground_one(task: Any, video: Path, queries: list[str], config: Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from .datamodules.marking import mark_moments, thumbnails
+    from .datamodules.video import probe
+    from .tasks.pictures import save, timeline
+    from .tasks.run_folder import write_atomically
+
+    answers = task.ground(video, queries, top_k=config.top_k)
+    info = probe(video)
+    table = Table(title=str(video))
+    for column in ("query", "rank", "start", "end", "score"):
+        table.add_column(column, justify="left" if column == "query" else "right")
+    for query, moments in zip(queries, answers, strict=True):
+        for rank, moment in enumerate(moments, start=1):
+            start, end, score = moment
+            table.add_row(query if rank == 1 else "", str(rank), f"{start:.2f} s", f"{end:.2f} s", f"{score:.3f}")
+    Console().print(table)
+    target = Path(config.out) / video.stem
+    found = [
+        {"query": q, "moments": [m._asdict() for m in moments]}
+        for q, moments in zip(queries, answers, strict=True)
+    ]
+    record = {"video": str(video), "duration_s": info.duration_s, "checkpoint": config.ckpt, "answers": found}
+    write_atomically(target.with_suffix(".json"), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    rows = [(q, [tuple(m) for m in moments], None) for q, moments in zip(queries, answers, strict=True)]
+    save(timeline(info.duration_s, rows, thumbnails(video, 10)), target.with_suffix(".png"))
+    written: list[Literal["json", "png", "mp4"]] = ["json", "png"]
+    if config.mark:
+        best = [
+            (m[0].start_s, m[0].end_s, f"{m[0].score:.2f} {q}") for q, m in zip(queries, answers, strict=True) if m
+        ]
+        mark_moments(video, target.with_suffix(".mp4"), best)
+        written.append("mp4")
+    print(f"{target}.{{{','.join(written)}}}")

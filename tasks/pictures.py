@@ -1,0 +1,72 @@
+"""Pictures of moments on a time line."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#CC79A7")  # Okabe and Ito's, safe for the colour-blind
+TARGET = "#444444"
+
+Row = tuple[str, Sequence[Sequence[float]], Sequence[float] | None]
+
+
+def timeline(
+    duration_s: float, rows: Sequence[Row], frames: Sequence[tuple[float, npt.NDArray[np.uint8]]] = ()
+) -> Figure:
+    """Draw the answers to queries over the time of a video.
+
+    Args:
+        duration_s: length of the video.
+        rows: per query its text, moments ``[start_s, end_s, score]`` best first, and the truth or None.
+        frames: pictures of the video with their times, drawn above in equal widths.
+
+    Returns:
+        A figure, 10 inches wide.
+    """
+    bars = [max(1, len(moments)) + (target is not None) for _, moments, target in rows]
+    heights = ([1.1] if frames else []) + [0.42 + 0.16 * n for n in bars]
+    figure = Figure(figsize=(10, sum(heights) + 0.55), layout="constrained")
+    axes = figure.subplots(len(heights), 1, gridspec_kw={"height_ratios": heights}, squeeze=False)[:, 0]
+    if frames:
+        strip, axes = axes[0], axes[1:]
+        width = duration_s / len(frames)
+        for k, (_, image) in enumerate(frames):
+            strip.imshow(image, extent=(k * width, (k + 1) * width, 0, 1), aspect="auto")
+        strip.set(xlim=(0, duration_s), ylim=(0, 1), xticks=[], yticks=[])
+    for axis, (query, moments, target), count in zip(axes, rows, bars, strict=True):
+        spans = ([(*target, None)] if target is not None else []) + [tuple(m) for m in moments]
+        best = target is not None
+        for k, (start, end, score) in enumerate(spans):
+            rank = k - best
+            colour = TARGET if score is None else COLOURS[min(rank, len(COLOURS) - 1)]
+            axis.barh(count - 1 - k, end - start, left=start, height=0.8, color=colour)
+            text = "truth" if score is None else f"{rank + 1}: {start:.1f}-{end:.1f} s ({score:.2f})"
+            right = end < 0.7 * duration_s
+            axis.annotate(
+                text,
+                (end if right else start, count - 1 - k),
+                xytext=(4 if right else -4, 0),
+                textcoords="offset points",
+                va="center",
+                ha="left" if right else "right",
+                fontsize=7,
+            )
+        axis.set(xlim=(0, duration_s), ylim=(-0.6, count - 0.4), yticks=[])
+        axis.set_title("\n".join(textwrap.wrap(query, 120)), loc="left", fontsize=9)
+        axis.spines[["top", "right", "left"]].set_visible(False)
+        axis.tick_params(labelsize=7)
+    if len(axes):
+        axes[-1].set_xlabel("seconds", fontsize=8)
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a PNG; its folder is made where absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)

@@ -1,0 +1,239 @@
+"""One run, one folder: predictions, metrics with their provenance, the final table, pictures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import subprocess
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import torch.distributed as dist
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import WandbLogger
+from rich.console import Console
+from rich.table import Table
+
+from .base import Prediction, Task
+
+log = logging.getLogger(__name__)
+NUM_PICTURES = 8
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Published values to print beside a run's own.
+
+    Attributes:
+        name: method and setting, e.g. ``DRN, C3D``.
+        source: where the values stand, e.g. ``Table 1``.
+        values: by the names of our metrics, e.g. ``{"test/R1@0.5": 45.4}``.
+    """
+
+    name: str
+    source: str
+    values: dict[str, float] = field(default_factory=dict)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader sees the old content or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def git_revision(folder: Path) -> str | None:
+    """Commit of the checkout that `folder` lies in, ``-dirty`` with local changes; None outside git."""
+    try:
+        command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def versions() -> dict[str, str]:
+    """Versions that results may depend on."""
+    from .. import __version__
+
+    packages = ("torch", "lightning", "torchmetrics", "transformers", "decord2")
+    return {
+        "groundzoo": __version__,
+        "python": platform.python_version(),
+        **{name: version(name) for name in packages},
+    }
+
+
+class RunFolder(Callback):
+    """Writes ``config.yaml``, ``predictions.jsonl``, ``metrics.json`` and figures, all atomically.
+
+    Args:
+        folder: the run's.
+        config: the resolved configuration as YAML.
+        references: published values for the final table.
+    """
+
+    def __init__(self, folder: str | Path, config: str, references: list[Reference]) -> None:
+        self.folder, self.config, self.references = Path(folder), config, references
+        self._predictions: list[Prediction] = []
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Write the configuration before anything can fail."""
+        if trainer.is_global_zero:
+            name = "config.yaml" if stage == "fit" else f"config_{stage}.yaml"
+            write_atomically(self.folder / name, self.config)
+            for logger in trainer.loggers:
+                if isinstance(logger, WandbLogger):
+                    logger.experiment.config.update({"config": self.config}, allow_val_change=True)
+
+    # ---- progress ---------------------------------------------------------------------------------------
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """One line per epoch, for logs without a progress bar."""
+        if trainer.is_global_zero and isinstance(pl_module, Task):
+            shown = ("train/loss", pl_module.monitor)
+            values = {k: v.item() for k, v in trainer.callback_metrics.items() if k in shown}
+            text = ", ".join(f"{k} {v:.4g}" for k, v in values.items())
+            stage = f"stage {pl_module.stage_index + 1}/{len(pl_module.stages)}"
+            log.info("epoch %d/%s, %s: %s", trainer.current_epoch + 1, trainer.max_epochs, stage, text)
+
+    # ---- predictions ------------------------------------------------------------------------------------
+
+    def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        """Collect predictions."""
+        self._predictions += outputs or []
+
+    def on_predict_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any
+    ) -> None:
+        """Collect predictions."""
+        self._predictions += outputs or []
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write predictions, metrics, pictures and the table."""
+        self._write_predictions(trainer)
+        self._write_metrics(trainer, "test")
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write predictions."""
+        self._write_predictions(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the validation metrics; the final table only for `validate`."""
+        if not trainer.sanity_checking:
+            self._write_metrics(trainer, "val")
+
+    def _write_predictions(self, trainer: L.Trainer) -> None:
+        collected = [self._predictions]
+        self._predictions = []
+        if trainer.world_size > 1:
+            gathered: list[Any] = [None] * trainer.world_size
+            dist.all_gather_object(gathered, collected[0])
+            collected = gathered
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        by_index = {record["index"]: record for part in collected for record in part}  # a repeated sample once
+        records = [by_index[i] for i in sorted(by_index)]
+        text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        write_atomically(self.folder / "predictions.jsonl", text)
+        log.info("%d predictions in %s", len(records), self.folder / "predictions.jsonl")
+        self._draw(trainer, records[:NUM_PICTURES])
+
+    def _draw(self, trainer: L.Trainer, records: list[Prediction]) -> None:
+        drawable = [r for r in records if "moments" in r]
+        if not drawable:
+            return
+        from .pictures import save, timeline
+
+        figures = [timeline(r["duration_s"], [(r["query"], r["moments"], r.get("target"))]) for r in drawable]
+        for record, figure in zip(drawable, figures, strict=True):
+            save(figure, self.folder / "figures" / f"{record['query_id'].replace('#', '_')}.png")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                import wandb
+
+                rows = [
+                    [r["query_id"], r["query"], json.dumps(r["moments"][:1]), str(r.get("target")), wandb.Image(f)]
+                    for r, f in zip(drawable, figures, strict=True)
+                ]
+                logger.log_table("predictions", ["id", "query", "best moment", "target", "timeline"], rows)
+
+    # ---- metrics ----------------------------------------------------------------------------------------
+
+    def _write_metrics(self, trainer: L.Trainer, stage: str) -> None:
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        values = {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith(f"{stage}/")}
+        data = getattr(trainer, "datamodule", None)
+        provenance = {
+            "epoch": trainer.current_epoch,
+            "step": trainer.global_step,
+            "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
+            "config_sha256": hashlib.sha256(self.config.encode()).hexdigest(),
+            "data": data.provenance() if hasattr(data, "provenance") else type(data).__name__,
+            "precision": str(trainer.precision),
+            "devices": trainer.world_size,
+            "versions": versions(),
+            "git_revision": git_revision(Path(__file__).parent),
+        }
+        path = self.folder / "metrics.json"
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        kept = {k: v for k, v in stored.items() if not k.startswith(f"{stage}/") and k != "provenance"}
+        stored = kept | values | {"provenance": stored.get("provenance", {}) | {stage: provenance}}
+        write_atomically(path, json.dumps(stored, indent=2, ensure_ascii=False) + "\n")
+        if trainer.state.fn != "fit":
+            Console().print(metrics_table(values, self.references))
+
+
+def metrics_table(values: dict[str, float], references: list[Reference]) -> Table:
+    """Our values, a column per subset of the data, beside the published ones.
+
+    Args:
+        values: by names such as ``test/R1@0.5`` or, on a subset, ``test/temporal/R1@0.5``.
+        references: published values.
+    """
+    cells: dict[str, dict[str, float]] = {}
+    for key, value in values.items():
+        stage, *subset, metric = key.split("/")
+        cells.setdefault(f"{stage}/{metric}", {})["/".join(subset)] = value
+    subsets = list(dict.fromkeys(subset for row in cells.values() for subset in row if subset))
+    table = Table(title="metrics")
+    for column in ("metric", "this run", *subsets, *(f"{r.name} ({r.source})" for r in references)):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    for key, row in cells.items():
+        numbers = [row.get("", None), *(row.get(s) for s in subsets), *(r.values.get(key) for r in references)]
+        table.add_row(key, *("" if n is None else f"{n:.2f}" for n in numbers))
+    return table
+
+
+class RandomState(Callback):
+    """Stores the state of all random generators in the checkpoint, so that a resumed run draws the same."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """States of torch (CPU and accelerators)."""
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        return {"torch": torch.get_rng_state(), "cuda": cuda}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember the states until training starts."""
+        self._loaded = state_dict
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Restore them, after everything that draws numbers while a run is set up."""
+        if self._loaded is None:
+            return
+        torch.set_rng_state(self._loaded["torch"].cpu())
+        if torch.cuda.is_available() and len(self._loaded["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all([state.cpu() for state in self._loaded["cuda"]])
+        self._loaded = None

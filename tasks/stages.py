@@ -1,0 +1,86 @@
+"""Several training stages inside one fit: fresh optimiser, frozen parts, hand-over of the best weights."""
+
+from __future__ import annotations
+
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from .base import Task
+
+log = logging.getLogger(__name__)
+
+
+class StageSchedule(Callback):
+    """Walks a task through its stages.
+
+    A stage starts from the best weights of the stage before, judged by the task's monitor. They are kept as
+    ``stage<k>.ckpt`` beside the other checkpoints, so that a run resumes exactly, in the middle of a stage
+    as well as between two.
+
+    Args:
+        folder: where the best weights of each stage are kept.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.best: float | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Train for the sum of all stages, unless the trainer was told to stop earlier."""
+        task = _task(pl_module)
+        total = sum(s.epochs for s in task.stages)
+        if stage == "fit" and (trainer.max_epochs is None or not 0 <= trainer.max_epochs < total):
+            trainer.fit_loop.max_epochs = total
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Enter the stage that this epoch belongs to."""
+        task = _task(pl_module)
+        index = self._stage_of(task, trainer.current_epoch)
+        if index == task.stage_index:
+            return
+        source = self._path(task.stage_index)
+        if source.exists():
+            stored = torch.load(source, map_location="cpu", weights_only=True)
+            task.load_state_dict(stored["state_dict"])
+            log.info("stage %d starts from the best weights of stage %d (%.2f)", index + 1, index, self.best)
+        task.enter_stage(index)
+        self.best = None
+        trainer.strategy.setup_optimizers(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the weights if they are the best of this stage."""
+        task = _task(pl_module)
+        value = trainer.callback_metrics.get(task.monitor)
+        last = task.stage_index == len(task.stages) - 1
+        if trainer.state.fn != "fit" or trainer.sanity_checking or value is None or last:
+            return
+        if self.best is None or not math.isfinite(self.best) or value.item() > self.best:
+            self.best = value.item()
+            trainer.save_checkpoint(self._path(task.stage_index), weights_only=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best value of the current stage."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up where the checkpoint left off."""
+        self.best = state_dict["best"]
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"stage{index + 1}.ckpt"
+
+    @staticmethod
+    def _stage_of(task: Task, epoch: int) -> int:
+        ends = torch.tensor([s.epochs for s in task.stages]).cumsum(0)
+        return min(int((ends <= epoch).sum()), len(task.stages) - 1)
+
+
+def _task(module: L.LightningModule) -> Task:
+    assert isinstance(module, Task), f"{type(module).__name__} is not a groundzoo task"
+    return module
