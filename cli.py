@@ -79,11 +79,11 @@ def _parser() -> ArgumentParser:
 
     toyworld = ArgumentParser(description="Make a procedural world of acting shapes: videos and annotations.")
     toyworld.add_argument("out", type=str, help="folder to make")
-    toyworld.add_argument("--videos", type=int, default=1150, help="how many")
+    toyworld.add_argument("--videos", type=int, default=1200, help="how many")
     toyworld.add_argument("--seed", type=int, default=0, help="another seed, another world")
     toyworld.add_argument("--preset", type=str, default="default", help="default or w1")
     toyworld.add_argument("--format", type=str, default="charades_sta", help="whose annotation format is written")
-    toyworld.add_argument("--test_fraction", type=float, default=0.2, help="share of videos held out")
+    toyworld.add_argument("--test_fraction", type=float, default=0.15, help="share of videos held out")
     toyworld.add_argument("--workers", type=int | None, default=None, help="processes; all cores unless given")
     toyworld.add_argument("--world", type=dict[str, Any], default={}, help="settings of the world that differ")
     verbs.add_subcommand("toyworld", toyworld, help="Make a procedural world of acting shapes.")

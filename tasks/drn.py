@@ -30,7 +30,7 @@ Differs from the paper (``released`` = what the authors' code does instead, a sw
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import torch
@@ -39,7 +39,7 @@ from torch import Tensor, nn
 
 from ..zoo.batch import GroundingBatch
 from ..zoo.losses import interval_iou_loss, sigmoid_focal_loss
-from ..zoo.pyramid import ConvBNReLU, FeaturePyramid
+from ..zoo.pyramid import ConvBNReLU, FeaturePyramid, TemporalConv
 from ..zoo.temporal import tiou
 from ..zoo.text.base import TextEncoder, TextFeatures
 from ..zoo.video.base import VideoEncoder
@@ -63,7 +63,8 @@ class NetworkOptions:
         fusion: where the query enters (Table 6): `multi` attends to words anew at every level, `same` uses
             one query feature for all levels (MLF-Same), `first` fuses at the first level only (no MLF).
         location: whether the location embedding is used (Table 6).
-        quality: what ranks boxes beside the matching score (Table 5).
+        quality: what ranks boxes beside the matching score (Table 5). With `none` the quality loss and the
+            stages that train nothing else are left out of the schedule.
     """
 
     video_dim: int | None = None
@@ -114,6 +115,12 @@ PAPER_STAGES = (
     Stage(losses=("quality",), train="quality", lr=1e-5, epochs=40),
     Stage(losses=("match", "location", "quality"), train="all", lr=1e-6, epochs=10),
 )
+
+
+def without_quality(stages: Sequence[Stage]) -> tuple[Stage, ...]:
+    """The stages without the quality loss; those that train nothing else are left out."""
+    kept = [replace(s, losses=tuple(name for name in s.losses if name != "quality")) for s in stages]
+    return tuple(s for s in kept if s.losses)
 
 
 class DRNOutput(NamedTuple):
@@ -178,18 +185,18 @@ class GroundingHead(nn.Module):
         super().__init__()
         self.match_tower = ConvBNReLU(dim, dim, bias=True)
         self.location_tower = ConvBNReLU(dim, dim, bias=True)
-        self.match = nn.Conv1d(dim, 1, 3, padding=1)
-        self.distance = nn.Conv1d(dim, 2, 3, padding=1)
+        self.match = TemporalConv(dim, 1)
+        self.distance = TemporalConv(dim, 2)
         self.scales = nn.ParameterList(torch.ones(1) for _ in range(levels))
         self.quality: nn.Module | None = None
         if quality == "iou":  # three layers (Sec. 3.5)
             self.quality = nn.Sequential(
                 ConvBNReLU(2 * dim, dim, kernel=1, bias=True),
                 ConvBNReLU(dim, dim // 2, bias=True),
-                nn.Conv1d(dim // 2, 1, 1),
+                TemporalConv(dim // 2, 1, kernel=1),
             )
         elif quality == "centerness":
-            self.quality = nn.Conv1d(dim, 1, 3, padding=1)
+            self.quality = TemporalConv(dim, 1)
         self.kind = quality
         for module in self.modules():
             if isinstance(module, nn.Conv1d):
@@ -430,10 +437,9 @@ class DRN(MomentTask):
         score_threshold: float = 0.05,
         nms_threshold: float = 0.45,
     ) -> None:
+        if network.quality == "none":
+            stages = without_quality(stages)
         super().__init__(video_encoder, text_encoder, stages, clips, nms_threshold)
-        for number, stage in enumerate(self.stages, start=1):
-            if "quality" in stage.losses and network.quality == "none":
-                raise ValueError(f"stage {number} trains `quality`, but network.quality is `none`")
         self.loss, self.quality, self.score_threshold = loss, network.quality, score_threshold
         self.network = DRNNetwork(video_encoder.dim, text_encoder.dim, network)
 

@@ -77,7 +77,7 @@ class GroundZooCLI(LightningCLI):
             subclass_mode_data=True,
             save_config_callback=None,  # RunFolder writes the configuration
             seed_everything_default=0,
-            trainer_defaults={"use_distributed_sampler": False, "num_sanity_val_steps": 0},
+            trainer_defaults={"max_epochs": -1, "use_distributed_sampler": False, "num_sanity_val_steps": 0},
             parser_class=HelpfulParser,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
