@@ -207,7 +207,7 @@ class GroundingDataModule(L.LightningDataModule):
         """Encode the videos that have no features yet; one process per machine does this."""
         if self.features is None:
             task = self._task()
-            needed = {q.video_id for split in ("train", "val", "test") for q in self.read(split)}  # type: ignore[arg-type]
+            needed = {q.video_id for split in ("train", "val", "test") for q in self.read(split)}
             files = {k: v for k, v in find_videos(self.videos).items() if k in needed}
             if not files:
                 raise FeatureError(
@@ -260,18 +260,22 @@ class GroundingDataModule(L.LightningDataModule):
     # ---- details ----------------------------------------------------------------------------------------
 
     def _task(self) -> MomentReader:
-        task = getattr(self.trainer, "lightning_module", None)
+        task: Any = getattr(self.trainer, "lightning_module", None)
         if not hasattr(task, "video_encoder") or not hasattr(task, "clips"):
             raise TypeError(f"{type(self).__name__} serves tasks with `video_encoder` and `clips`, not {task!r}")
-        return task
+        reader: MomentReader = task
+        return reader
 
     def _store_path(self) -> Path:
         return default_store(self.cache, self._task().video_encoder, None)
 
     def _loader(self, split: str, batch_size: int) -> ResumableLoader[GroundingBatch]:
         trainer = self.trainer
-        distributed = trainer is not None and trainer.world_size > 1
-        if distributed and trainer._accelerator_connector.use_distributed_sampler:
+        if (
+            trainer is not None
+            and trainer.world_size > 1
+            and trainer._accelerator_connector.use_distributed_sampler
+        ):
             raise ValueError("set Trainer(use_distributed_sampler=False): this data module deals out samples")
         workers = min(self.num_workers, len(self._datasets[split]) // batch_size + 1)
         return ResumableLoader(self._datasets[split], batch_size, split == "train", self.seed, workers)

@@ -187,7 +187,7 @@ class Task(L.LightningModule, ABC):
         """Update the metric of the validation split."""
         self._evaluate(batch, "val")
 
-    def test_step(self, batch: Any, batch_idx: int) -> list[Prediction]:
+    def test_step(self, batch: Any, batch_idx: int) -> list[Prediction]:  # type: ignore[override]
         """Update the metric of the test split and return the predictions."""
         return self.predictions(self._evaluate(batch, "test"), batch)
 

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from ..zoo.text.base import TextEncoder
 from ..zoo.video.base import VideoEncoder
@@ -22,7 +23,7 @@ def nearest(word: str, candidates: Iterable[str]) -> list[str]:
     return [lowered[c] for c in difflib.get_close_matches(word.lower(), lowered, n=4, cutoff=0.5)]
 
 
-def subclasses(base: type) -> set[str]:
+def subclasses(base: type[Any]) -> set[str]:
     """Names of all imported concrete subclasses."""
     found: set[str] = set()
     for child in base.__subclasses__():

@@ -20,7 +20,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 from .base import Task
 from .hints import explain
@@ -112,7 +112,8 @@ class GroundZooCLI(LightningCLI):
 
     @property
     def _own(self) -> Namespace:
-        return self.config[self.subcommand]
+        own: Namespace = self.config[self.subcommand]
+        return own
 
     def before_instantiate_classes(self) -> None:
         """Choose the run folder, send W&B offline where it could only fail."""
@@ -214,7 +215,7 @@ def _say(text: str) -> None:
 
 def _keep_old(path: Path) -> None:
     """Move an earlier log of the same run out of the way instead of losing it."""
-    if rank_zero_only.rank in (0, None) and path.exists() and "LOCAL_RANK" not in os.environ:
+    if path.exists() and "LOCAL_RANK" not in os.environ:
         number = 1
         while (kept := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists():
             number += 1

@@ -44,10 +44,10 @@ class Moment(NamedTuple):
 def best_moments(candidates: Candidates, durations_s: Tensor, top_k: int, threshold: float) -> list[list[Moment]]:
     """The best `top_k` boxes of every query after NMS at IoU `threshold`, in seconds, best first."""
     picks = nms(candidates.boxes, candidates.scores, threshold, candidates.valid, keep=top_k).cpu()
-    seconds = (candidates.boxes * durations_s[:, None, None]).cpu()
-    scores = candidates.scores.cpu()
+    seconds = (candidates.boxes * durations_s[:, None, None]).tolist()
+    scores = candidates.scores.tolist()
     return [
-        [Moment(*seconds[b, i].tolist(), scores[b, i].item()) for i in row if i >= 0]
+        [Moment(seconds[b][i][0], seconds[b][i][1], scores[b][i]) for i in row if i >= 0]
         for b, row in enumerate(picks.tolist())
     ]
 
@@ -86,12 +86,14 @@ class MomentTask(Task):
         metric.update(*outputs, batch.moments, batch.index, batch.subsets)
 
     def predictions(self, outputs: Candidates, batch: GroundingBatch) -> list[Prediction]:
-        """One record per query: ids, text, moments [start_s, end_s, score], and the truth where known."""
+        """One record per query: position in the split, ids, text, moments [start_s, end_s, score], and the truth where known."""
         durations = batch.durations_s[batch.video_index]
         answers = best_moments(outputs, durations, top_k=5, threshold=self.nms_threshold)
+        index = batch.index.tolist()
         truth = (batch.moments * durations[:, None]).tolist()
         return [
             {
+                "index": index[b],
                 "query_id": batch.query_ids[b],
                 "video": batch.video_ids[video],
                 "query": batch.queries[b],

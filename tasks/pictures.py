@@ -40,16 +40,15 @@ def timeline(
             strip.imshow(image, extent=(k * width, (k + 1) * width, 0, 1), aspect="auto")
         strip.set(xlim=(0, duration_s), ylim=(0, 1), xticks=[], yticks=[])
     for axis, (query, moments, target), count in zip(axes, rows, bars, strict=True):
-        spans = ([(*target, None)] if target is not None else []) + [tuple(m) for m in moments]
-        best = target is not None
-        for k, (start, end, score) in enumerate(spans):
-            rank = k - best
-            colour = TARGET if score is None else COLOURS[min(rank, len(COLOURS) - 1)]
+        labels = [f"{n}: {m[0]:.1f}-{m[1]:.1f} s ({m[2]:.2f})" for n, m in enumerate(moments, start=1)]
+        spans = [(m[0], m[1], COLOURS[min(n, len(COLOURS) - 1)]) for n, m in enumerate(moments)]
+        if target is not None:
+            labels, spans = ["truth", *labels], [(target[0], target[1], TARGET), *spans]
+        for k, ((start, end, colour), label) in enumerate(zip(spans, labels, strict=True)):
             axis.barh(count - 1 - k, end - start, left=start, height=0.8, color=colour)
-            text = "truth" if score is None else f"{rank + 1}: {start:.1f}-{end:.1f} s ({score:.2f})"
             right = end < 0.7 * duration_s
             axis.annotate(
-                text,
+                label,
                 (end if right else start, count - 1 - k),
                 xytext=(4 if right else -4, 0),
                 textcoords="offset points",

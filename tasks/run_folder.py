@@ -172,7 +172,7 @@ class RunFolder(Callback):
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         values = {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith(f"{stage}/")}
-        data = getattr(trainer, "datamodule", None)
+        data: Any = getattr(trainer, "datamodule", None)
         provenance = {
             "epoch": trainer.current_epoch,
             "step": trainer.global_step,

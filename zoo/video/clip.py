@@ -31,6 +31,9 @@ class CLIPFrames(VideoEncoder):
         ValueError: neither weights nor a configuration, or the weights are not on this machine.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         weights: str | None = None,

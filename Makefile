@@ -1,0 +1,43 @@
+# Works with nothing but Python >= 3.11, git and make. The virtual environment is .venv unless VENV says otherwise.
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= demo
+RUN = $(VENV)/bin/groundzoo
+STAMP = $(VENV)/.installed
+
+.PHONY: demo test lint docs benchmarks clean
+
+# install, make a world, train, test, and ask the trained model about a video it has never seen
+demo: $(STAMP)
+	$(RUN) toyworld $(OUT)/toyworld
+	$(RUN) fit --config tasks/drn_toyworld.yaml $(TOYWORLD) --run_dir $(OUT)/run
+	$(RUN) test --config tasks/drn_toyworld.yaml $(TOYWORLD) --ckpt_path $(OUT)/run/checkpoints/best.ckpt
+	@line=$$(tail -n 1 $(OUT)/toyworld/charades_sta_test.txt); set -x; \
+	$(RUN) ground "$(OUT)/toyworld/videos/$${line%% *}.mp4" "$${line##*\#}" \
+	  --ckpt $(OUT)/run/checkpoints/best.ckpt --out $(OUT)/grounded
+	@echo "run folder: $(OUT)/run (metrics.json, predictions.jsonl, figures/); answers: $(OUT)/grounded"
+
+TOYWORLD = --data.init_args.root $(OUT)/toyworld --data.init_args.subsets $(OUT)/toyworld/subsets.json
+
+# everything that must hold: lint, types, docs, tests
+test: $(STAMP) lint docs
+	$(VENV)/bin/python -m pytest
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/python tests/typecheck.py
+
+docs: $(STAMP)
+	$(VENV)/bin/mkdocs build --strict --quiet --site-dir $(VENV)/site
+
+benchmarks: $(STAMP)
+	$(VENV)/bin/python tests/benchmarks/bench_drn.py
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf build dist site *.egg-info
