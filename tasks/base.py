@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,7 +49,7 @@ class Stage:
         train: a name of `Task.trainable_parts`.
         lr: (peak) learning rate of Adam.
         epochs: length.
-        schedule: `constant`, or `one_cycle` with its peak at `lr` after 20 % of the steps.
+        schedule: `constant`, or `one_cycle` with its peak at `lr`.
         keep_batchnorm: frozen parts keep their batch norm statistics (True) or go on updating them.
     """
 
@@ -58,6 +59,18 @@ class Stage:
     epochs: int = 10
     schedule: Literal["constant", "one_cycle"] = "constant"
     keep_batchnorm: bool = True
+
+
+def one_cycle(progress: float) -> float:
+    """Share of the peak learning rate: up from 1/25 in the first 20 % of the steps, down to 0, both cosine.
+
+    Smith and Topin, arXiv:1708.07120. A function of the progress alone, so that a resumed run follows the
+    schedule that it is given now.
+    """
+    progress = min(max(progress, 0.0), 1.0)
+    if progress < 0.2:
+        return 1 - 0.96 * (1 + math.cos(math.pi * progress / 0.2)) / 2
+    return (1 + math.cos(math.pi * (progress - 0.2) / 0.8)) / 2
 
 
 class Task(L.LightningModule, ABC):
@@ -162,11 +175,19 @@ class Task(L.LightningModule, ABC):
         if stage.schedule == "constant":
             return optimizer
         epochs = self.trainer.max_epochs or 1
-        steps = self.trainer.estimated_stepping_batches * stage.epochs / epochs
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=stage.lr, total_steps=max(2, round(steps) + 1), pct_start=0.2
-        )
+        steps = max(1.0, self.trainer.estimated_stepping_batches * stage.epochs / epochs)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step / steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """On resume, optimiser and scheduler come from the checkpoint; the learning rate given now counts."""
+        for optimizer in self.trainer.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] *= self.stage.lr / group.get("initial_lr", group["lr"])
+                if "initial_lr" in group:
+                    group["initial_lr"] = self.stage.lr
+        for config in self.trainer.lr_scheduler_configs:
+            config.scheduler.base_lrs = [self.stage.lr] * len(config.scheduler.base_lrs)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One optimiser step's loss."""

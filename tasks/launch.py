@@ -93,6 +93,12 @@ class GroundZooCLI(LightningCLI):
         )
         return parser
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand in ("validate", "test"):
+            parser.set_defaults(verbose=False)  # the run folder prints its own table
+        return parser
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """The arguments of a run."""
         parser.add_argument(

@@ -86,7 +86,7 @@ class MomentTask(Task):
         metric.update(*outputs, batch.moments, batch.index, batch.subsets)
 
     def predictions(self, outputs: Candidates, batch: GroundingBatch) -> list[Prediction]:
-        """One record per query: position in the split, ids, text, moments [start_s, end_s, score], and the truth where known."""
+        """One record per query: position in the split, ids, text, moments [start_s, end_s, score], known truth."""
         durations = batch.durations_s[batch.video_index]
         answers = best_moments(outputs, durations, top_k=5, threshold=self.nms_threshold)
         index = batch.index.tolist()
