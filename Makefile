@@ -8,6 +8,7 @@ STAMP = $(VENV)/.installed
 .PHONY: demo test lint docs benchmarks clean
 
 # install, make a world, train, test, and ask the trained model about a video it has never seen
+demo: export OMP_NUM_THREADS ?= 1  # the demo's network is small: a second thread only waits
 demo: $(STAMP)
 	$(RUN) toyworld $(OUT)/toyworld
 	$(RUN) fit --config tasks/drn_toyworld.yaml $(TOYWORLD) --run_dir $(OUT)/run

@@ -108,7 +108,10 @@ def read_moments_json(path: Path, frames: bool = False) -> list[Query]:
         AnnotationError: a key is missing or a value is no number; names file, video and sentence.
     """
     queries = []
-    for name, video in read_json(path).items():
+    stored = read_json(path)
+    if not isinstance(stored, dict):
+        raise AnnotationError(f"{path}: expected one entry per video, not a {type(stored).__name__}")
+    for name, video in stored.items():
         where = f"{path}, video {name!r}"
         video_id = check_video_id(name.rpartition(".")[0] if frames and "." in name else name, where)
         try:
@@ -122,7 +125,8 @@ def read_moments_json(path: Path, frames: bool = False) -> list[Query]:
                 start, end = (float(t) * scale for t in moment)
             except (TypeError, ValueError) as error:
                 raise AnnotationError(f"{where}, sentence {k}: {moment!r} is no pair of times") from error
-            queries.append(Query(f"{video_id}#{k}", video_id, str(text).strip(), start, end, duration))
+            sentence = "" if text is None else str(text).strip()
+            queries.append(Query(f"{video_id}#{k}", video_id, sentence, start, end, duration))
     return queries
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -56,15 +57,23 @@ class CharadesSTA(GroundingDataModule):
         chosen = split == "val"
         return [q for q in queries if held_out(q.video_id, self.val_fraction, self.seed) == chosen]
 
+    def vocabulary_texts(self) -> Iterable[str]:
+        """Texts that the vocabulary is built from; `all` is train, then test, in the order of the files."""
+        if self.vocabulary_from == "train":
+            return super().vocabulary_texts()
+        return [query.text for query in (*self._read_file("train"), *self._read_file("test"))]
+
     def _read_file(self, split: Literal["train", "test"]) -> list[Query]:
         path = self.root / f"charades_sta_{split}.txt"
         durations = self._read_durations(split)
         seen: Counter[str] = Counter()
         queries = []
         try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").split("\n")
         except FileNotFoundError as error:
             raise AnnotationError(f"{path} does not exist; see docs on Charades-STA") from error
+        except UnicodeDecodeError as error:
+            raise AnnotationError(f"{path}: not UTF-8 ({error})") from error
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -85,10 +94,18 @@ class CharadesSTA(GroundingDataModule):
 
     def _read_durations(self, split: str) -> dict[str, float]:
         if self.durations == "json":
-            return {k: float(v) for k, v in read_json(self.root / "Charades_duration.json").items()}
+            path = self.root / "Charades_duration.json"
+            try:
+                return {k: float(v) for k, v in read_json(path).items()}
+            except (AttributeError, TypeError, ValueError) as error:
+                if isinstance(error, AnnotationError):
+                    raise
+                raise AnnotationError(f"{path}: expected {{video: seconds}} ({error})") from error
         path = self.root / f"Charades_v1_{split}.csv"
         try:
             with path.open(encoding="utf-8-sig", newline="") as file:
                 return {row["id"]: float(row["length"]) for row in csv.DictReader(file)}
         except FileNotFoundError as error:
             raise AnnotationError(f"{path} does not exist; use durations: json, or add the file") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise AnnotationError(f"{path}: columns `id` and `length` (seconds) are needed ({error!r})") from error

@@ -50,7 +50,7 @@ def encode_video(encoder: VideoEncoder, path: Path) -> VideoUnits:
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     waiting = torch.empty(0)
     done: list[Tensor] = []
-    units = frames = 0
+    units = frames = ahead = 0  # ahead: frames between the last unit and the next, where windows leave gaps
 
     def encode(piece: Tensor) -> None:
         nonlocal units
@@ -62,10 +62,12 @@ def encode_video(encoder: VideoEncoder, path: Path) -> VideoUnits:
         duration_s = reader.info.duration_s
         for piece, _ in reader.chunks(fps=spec.fps, chunk=max(CHUNK_FRAMES, spec.window), size=spec.size):
             frames += len(piece)
+            ahead, piece = max(0, ahead - len(piece)), piece[ahead:]
             waiting = torch.cat([waiting, piece]) if len(waiting) else piece
             complete = (len(waiting) - spec.window) // spec.stride + 1
             if complete > 0:
                 encode(waiting[: (complete - 1) * spec.stride + spec.window])
+                ahead = max(0, complete * spec.stride - len(waiting))
                 waiting = waiting[complete * spec.stride :]
     if frames == 0:
         raise VideoError(f"{path}: no frame could be read")
@@ -144,6 +146,7 @@ def build_store(
             _Encoding(encoder.cuda() if on_gpu else encoder, missing, out),
             batch_size=None,
             num_workers=0 if on_gpu else min(num_workers, len(missing)),
+            generator=torch.Generator(),  # a run's random numbers do not depend on what is encoded already
         )
         threads = torch.get_num_threads()
         title = f"encode videos ({type(encoder).__name__})"

@@ -97,7 +97,8 @@ class FeatureStore:
         else:
             raise FeatureError(f"features {self.path}: no such folder or HDF5 file")
         if not self.ids:
-            raise FeatureError(f"features {self.path}: no {', '.join(SUFFIXES)} files in this folder")
+            kind = "data set in this file" if self._hdf5 else f"{', '.join(SUFFIXES)} file in this folder"
+            raise FeatureError(f"features {self.path}: no {kind}")
 
     @property
     def manifest(self) -> dict[str, Any] | None:
@@ -105,7 +106,12 @@ class FeatureStore:
         path = self.path.with_suffix(".json") if self._hdf5 else self.path / MANIFEST
         if not path.is_file():
             return None
-        loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            loaded = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise FeatureError(f"{path}: not a JSON file ({error})") from error
+        if not isinstance(loaded, dict):
+            raise FeatureError(f"{path}: a manifest is an object, not a {type(loaded).__name__}")
         return loaded
 
     def check(self, encoder: VideoEncoder) -> None:
@@ -121,7 +127,7 @@ class FeatureStore:
             "stride": encoder.spec.stride,
         }
         manifest = self.manifest
-        found: dict[str, Any] = manifest or {"dim": self.read(min(self.ids)).units.shape[-1]}
+        found: dict[str, Any] = manifest or {"dim": self._width()}
         wrong = [f"{k} is {found[k]}, not {v}" for k, v in wanted.items() if k in found and found[k] != v]
         if wrong:
             raise FeatureError(
@@ -142,9 +148,21 @@ class FeatureStore:
             raise FeatureError(f"features {source}: cannot be read ({type(error).__name__}: {error})") from error
         if stored.units.ndim != 2 or len(stored.units) == 0:
             raise FeatureError(f"features {source}: shape {stored.units.shape}, expected (n >= 1, D)")
+        if stored.units.dtype.kind not in "fiu":
+            raise FeatureError(f"features {source}: hold {stored.units.dtype}, expected numbers")
         if not np.isfinite(stored.units).all():
             raise FeatureError(f"features {source}: hold NaN or infinity")
         return stored
+
+    def _width(self) -> int:
+        """Width of the first features that can be read."""
+        broken: FeatureError | None = None
+        for video_id in sorted(self.ids):
+            try:
+                return int(self.read(video_id).units.shape[1])
+            except FeatureError as error:
+                broken = broken or error
+        raise FeatureError(f"features {self.path}: none can be read. {broken}")
 
     def _read(self, video_id: str) -> StoredVideo:
         if self._hdf5:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..zoo.batch import GroundingBatch
+from ..zoo.temporal import best_constant_moment, tiou
 from ..zoo.video.base import VideoEncoder
 from ..zoo.video.clips import ClipPooling
 from .annotations import AnnotationError, Query, SplitReport, clean, read_json
@@ -67,7 +68,7 @@ class GroundingDataset(Dataset[GroundingBatch]):
         subsets: Mapping[str, set[str]],
     ) -> None:
         self.queries, self.store, self.pooling = list(queries), store, pooling
-        self.spec, self.num_frames = encoder.spec, num_frames
+        self.spec, self.dim, self.num_frames = encoder.spec, encoder.dim, num_frames
         self.keep_in_memory, self.subsets = keep_in_memory, subsets
         self.lost: set[str] = set()
         self._kept: dict[str, VideoClips] = {}
@@ -80,6 +81,8 @@ class GroundingDataset(Dataset[GroundingBatch]):
         if video_id in self._kept:
             return self._kept[video_id]
         stored = self.store.read(video_id)
+        if (width := stored.units.shape[1]) != self.dim:
+            raise FeatureError(f"features {self.store.path}: those of {video_id} are {width} wide, not {self.dim}")
         frames = stored.num_frames or self.num_frames.get(video_id) or self.spec.num_frames(len(stored.units))
         pooled = self.pooling.pool(stored.units, frames, self.spec)
         clips = VideoClips(torch.from_numpy(pooled).float(), torch.from_numpy(self.pooling.bounds(frames)).float())
@@ -256,6 +259,21 @@ class GroundingDataModule(L.LightningDataModule):
             "features": str(self.store.path) if self.store else None,
             "manifest": self.store.manifest if self.store else None,
         }
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """Results on the test split that need no video: the best constant moment of the training split."""
+        train, test = (
+            torch.tensor([[q.start_s / q.duration_s, q.end_s / q.duration_s] for q in queries])
+            for queries in (
+                clean(self.read("train"), SplitReport("train"), training=True),
+                clean(self.read("test"), SplitReport("test"), training=False),
+            )
+        )
+        values = {}
+        for m in (0.3, 0.5, 0.7):
+            constant = best_constant_moment(train, m)
+            values[f"test/R1@{m:g}"] = 100 * (tiou(constant, test, eps=0.0) >= m).float().mean().item()
+        return {"best constant moment": values}
 
     # ---- details ----------------------------------------------------------------------------------------
 

@@ -49,7 +49,8 @@ class EpochSampler(Sampler[int]):
             order = torch.randperm(self.length, generator=generator).tolist()
         else:
             order = list(range(self.length))
-        padded = order + order[: len(self) * world - len(order)]
+        total = len(self) * world
+        padded = (order * -(-total // max(1, len(order))))[:total]
         mine = padded[rank::world][self.skip :]
         self.skip = 0
         return iter(mine)
@@ -68,6 +69,7 @@ class ResumableLoader(DataLoader[Batch]):
 
     def __init__(self, dataset: Dataset[Any], batch_size: int, shuffle: bool, seed: int, num_workers: int) -> None:
         self.position = 0
+        self._resume: dict[str, int] | None = None
         self.order = EpochSampler(len(dataset), shuffle, seed)  # type: ignore[arg-type]
         super().__init__(
             dataset,
@@ -76,25 +78,27 @@ class ResumableLoader(DataLoader[Batch]):
             num_workers=num_workers,
             collate_fn=_as_made,
             persistent_workers=num_workers > 0,
+            generator=torch.Generator(),  # its own: iterating must not move the random numbers of training
         )
 
     def __iter__(self) -> Iterator[Batch]:  # type: ignore[override]
         assert self.batch_size is not None
-        if self.position >= len(self):
-            self.position = 0
+        resume, self._resume = self._resume, None
+        self.position = 0
+        if resume is not None and resume["epoch"] == self.order.epoch and resume["position"] < len(self):
+            self.position = resume["position"]
         self.order.skip = self.position * self.batch_size
         for batch in super().__iter__():
             self.position += 1
             yield batch
-        self.position = 0
 
     def state_dict(self) -> dict[str, int]:
-        """Batches of the current epoch that were handed out."""
-        return {"position": self.position}
+        """The epoch, and how many of its batches were handed out."""
+        return {"epoch": self.order.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue behind the batches that were handed out."""
-        self.position = state["position"]
+        """Continue behind the batches that were handed out, once, if the same epoch comes next."""
+        self._resume = dict(state)
 
 
 def _as_made(batch: Any) -> Any:

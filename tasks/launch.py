@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import netrc
 import os
+import re
 import socket
 import sys
+import warnings
 from datetime import datetime
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning as L
 import torch
@@ -28,6 +31,14 @@ from .run_folder import RandomState, Reference, RunFolder
 from .stages import StageSchedule
 
 log = logging.getLogger(__name__)
+NO_NEWS = (  # warnings of Lightning's about what is meant to be so
+    "Experiment logs directory .* exists and is not empty",  # an old metrics.csv was moved out of the way
+    "Checkpoint directory .* exists and is not empty",  # a run is resumed in its own folder
+    "The dirpath has changed",
+    "Be aware that when using `ckpt_path`, callbacks",
+    r"Found \d+ module\(s\) in eval mode",  # frozen encoders and stages
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+)
 
 
 def packaged_configs() -> Path:
@@ -48,11 +59,15 @@ class PackagedConfig(ActionConfigFile):
 
 
 class HelpfulParser(LightningArgumentParser):
-    """Adds the nearest candidates to errors about unknown files, classes and keys."""
+    """Says in few words what is wrong with the command line or a configuration, and what was probably meant."""
 
-    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-        """Print what is wrong and what was probably meant, and exit with status 2."""
-        super().error(explain(message, packaged_configs()), ex)
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the message and exit with status 2; parsers inside this one only hand it on."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        prog = parser.prog.replace(" [options]", "")
+        self.exit(2, f"{prog}: {explain(message, packaged_configs())}\n({prog} --help lists all options)\n")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -64,6 +79,48 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         temporary = target.with_name(f".{target.name}.{os.getpid()}")
         super().save_checkpoint(checkpoint, temporary, storage_options)
         os.replace(temporary, target)
+
+
+class GivenLearningRates(Callback):
+    """A resumed run takes its learning rates from the configuration given now, not from the checkpoint.
+
+    Restoring an optimiser also restores the numbers it was configured with. Where they agree with those given
+    now nothing is touched, so that a run resumed as it was stays the same to the bit.
+    """
+
+    MOVING = frozenset({"lr", "betas", "momentum"})  # a scheduler changes these as it goes
+    POSITION = frozenset({"last_epoch", "_step_count", "_last_lr", "_get_lr_called_within_step", "_is_initial"})
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Remember what the optimisers were configured with, before the checkpoint is read."""
+        self._groups = [
+            [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+            for optimizer in trainer.optimizers
+        ]
+        self._schedules = [copy.deepcopy(c.scheduler.state_dict()) for c in trainer.lr_scheduler_configs]
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Put it back where the checkpoint brought something else."""
+        fixed = frozenset() if trainer.lr_scheduler_configs else self.MOVING
+        changed = False
+        for optimizer, groups in zip(trainer.optimizers, self._groups, strict=True):
+            for group, given in zip(optimizer.param_groups, groups, strict=True):
+                compared = given.keys() - (self.MOVING - fixed)
+                changed |= any(k not in group or group[k] != given[k] for k in compared)
+        for config, given in zip(trainer.lr_scheduler_configs, self._schedules, strict=True):
+            now = config.scheduler.state_dict()
+            changed |= any(now.get(k) != given[k] for k in given.keys() - self.POSITION)
+        if not changed:
+            return
+        for optimizer, groups in zip(trainer.optimizers, self._groups, strict=True):
+            for group, given in zip(optimizer.param_groups, groups, strict=True):
+                group.update(given)
+        for config, given in zip(trainer.lr_scheduler_configs, self._schedules, strict=True):
+            now = config.scheduler.state_dict()
+            config.scheduler.load_state_dict(given | {k: now[k] for k in self.POSITION & now.keys()})
+            if isinstance(config.scheduler, OneCycleLR):  # its rates are a function of the position alone
+                for group, lr in zip(config.scheduler.optimizer.param_groups, config.scheduler.get_lr(), strict=True):
+                    group["lr"] = lr
 
 
 class GroundZooCLI(LightningCLI):
@@ -86,7 +143,7 @@ class GroundZooCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """See `LightningCLI`; every verb's parser is made here."""
-        kwargs.setdefault("dump_header", ["groundzoo"])
+        kwargs = {"dump_header": ["groundzoo"], "prog": "groundzoo", "allow_abbrev": False} | kwargs
         parser = self.parser_class(**kwargs)
         parser.add_argument(
             "-c", "--config", action=PackagedConfig, help="YAML file, here or in the package; later ones win."
@@ -177,6 +234,8 @@ class GroundZooCLI(LightningCLI):
         task = self.model
         assert isinstance(task, Task)
         task.recipe = self._recipe()
+        for message in NO_NEWS:
+            warnings.filterwarnings("ignore", message=message)
         given = self._get(self.config_init, "trainer")
         loggers = given.logger if isinstance(given.logger, list) else [given.logger]
         chosen: list[Logger] = [x for x in loggers if isinstance(x, Logger)]
@@ -189,7 +248,7 @@ class GroundZooCLI(LightningCLI):
             callbacks.append(RichProgressBar())
         if self.subcommand == "fit":
             checkpoints = self.run_dir / "checkpoints"
-            callbacks.append(StageSchedule(checkpoints))
+            callbacks += [StageSchedule(checkpoints), GivenLearningRates()]
             if given.enable_checkpointing is not False:
                 common: dict[str, Any] = {"dirpath": checkpoints, "enable_version_counter": False}
                 callbacks += [
@@ -275,9 +334,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     try:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = f"it asks for '{refused[1]}'" if refused else type(error).__name__
         raise ValueError(
             f"{path} is no readable checkpoint: it is incomplete, of another kind, or holds code, which is "
-            f"never run ({type(error).__name__}: {str(error).splitlines()[0]})"
+            f"never run ({reason})"
         ) from error
     if not isinstance(loaded, dict):
         raise ValueError(f"{path} is no checkpoint but a {type(loaded).__name__}")

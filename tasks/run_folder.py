@@ -88,7 +88,8 @@ class RunFolder(Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write the configuration before anything can fail."""
         if trainer.is_global_zero:
-            name = "config.yaml" if stage == "fit" else f"config_{stage}.yaml"
+            verb = getattr(stage, "value", stage)  # Lightning hands over a member of its TrainerFn
+            name = "config.yaml" if verb == "fit" else f"config_{verb}.yaml"
             write_atomically(self.folder / name, self.config)
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):
@@ -184,13 +185,16 @@ class RunFolder(Callback):
             "versions": versions(),
             "git_revision": git_revision(Path(__file__).parent),
         }
+        baselines = data.baselines() if stage == "test" and hasattr(data, "baselines") else {}
         path = self.folder / "metrics.json"
         stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         kept = {k: v for k, v in stored.items() if not k.startswith(f"{stage}/") and k != "provenance"}
+        kept |= {"baselines": baselines} if baselines else {}
         stored = kept | values | {"provenance": stored.get("provenance", {}) | {stage: provenance}}
         write_atomically(path, json.dumps(stored, indent=2, ensure_ascii=False) + "\n")
         if trainer.state.fn != "fit":
-            Console().print(metrics_table(values, self.references))
+            measured = [Reference(name, "measured", found) for name, found in baselines.items()]
+            Console().print(metrics_table(values, [*measured, *self.references]))
 
 
 def metrics_table(values: dict[str, float], references: list[Reference]) -> Table:
@@ -215,10 +219,11 @@ def metrics_table(values: dict[str, float], references: list[Reference]) -> Tabl
 
 
 class RandomState(Callback):
-    """Stores the state of all random generators in the checkpoint, so that a resumed run draws the same."""
+    """Stores random generators and the training loader's position, so that a resumed run draws the same."""
 
     def __init__(self) -> None:
         self._loaded: dict[str, Any] | None = None
+        self._position: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """States of torch (CPU and accelerators)."""
@@ -229,8 +234,22 @@ class RandomState(Callback):
         """Remember the states until training starts."""
         self._loaded = state_dict
 
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: Any) -> None:
+        """Store the position; Lightning's copy is lost where a scheduler has asked for the loader's length."""
+        loader: Any = trainer.train_dataloader
+        if hasattr(loader, "state_dict"):
+            checkpoint["train_loader"] = loader.state_dict()
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: Any) -> None:
+        """Remember the position until training starts."""
+        self._position = checkpoint.get("train_loader")
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Restore them, after everything that draws numbers while a run is set up."""
+        loader: Any = trainer.train_dataloader
+        if self._position is not None and hasattr(loader, "load_state_dict"):
+            loader.load_state_dict(self._position)
+        self._position = None
         if self._loaded is None:
             return
         torch.set_rng_state(self._loaded["torch"].cpu())

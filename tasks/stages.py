@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy
 
 from .base import Task
 
@@ -51,6 +52,9 @@ class StageSchedule(Callback):
             log.info("stage %d starts from the best weights of stage %d (%.2f)", index + 1, index, self.best)
         task.enter_stage(index)
         self.best = None
+        if isinstance(trainer.strategy, DDPStrategy):  # it reduces what was trainable at its making
+            trainer.strategy.model = task
+            trainer.strategy.configure_ddp()
         trainer.strategy.setup_optimizers(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

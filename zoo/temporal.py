@@ -54,3 +54,23 @@ def nms(
         best = ranked.gather(1, first[..., None].expand(-1, -1, 2))
         alive = alive & (tiou(best, ranked, eps=0.0).nan_to_num(0.0) <= threshold) & (position != first)
     return picks
+
+
+def best_constant_moment(moments: Tensor, iou: float, cells: int = 40) -> Tensor:
+    """The one moment that hits the most of `moments`: what can be had without looking at the video.
+
+    Args:
+        moments: ``(N, 2)`` start and end as shares of the duration.
+        iou: a hit is an IoU of at least this.
+        cells: candidates start and end at multiples of 1 / `cells`.
+
+    Returns:
+        ``(2,)`` start and end.
+    """
+    edges = torch.arange(cells + 1, dtype=moments.dtype) / cells
+    start, end = torch.triu_indices(cells + 1, cells + 1, offset=1)
+    candidates = torch.stack([edges[start], edges[end]], dim=-1)
+    hits = torch.zeros(len(candidates))
+    for chunk in moments.split(4096):  # bounds the memory
+        hits += (tiou(candidates[:, None], chunk, eps=0.0) >= iou).sum(1)
+    return candidates[hits.argmax()]

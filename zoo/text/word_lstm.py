@@ -29,6 +29,8 @@ def tokenize(text: str) -> tuple[str, ...]:
 def read_embeddings(path: str | Path, words: Sequence[str], dim: int) -> tuple[Tensor, Tensor]:
     """Read the vectors of `words` from a GloVe-style text file (``word v1 v2 ... vD`` per line).
 
+    The last D fields of a line are the vector, all before them is the word: GloVe 840B has words with blanks.
+
     Args:
         path: the file, e.g. ``glove.6B.300d.txt``; a word2vec header line is skipped.
         words: the words wanted.
@@ -39,7 +41,7 @@ def read_embeddings(path: str | Path, words: Sequence[str], dim: int) -> tuple[T
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a line is not ``dim`` numbers wide; names file and line.
+        ValueError: the line of a wanted word is not ``dim`` numbers wide; names file and line.
     """
     path = Path(path)
     if not path.is_file():
@@ -47,23 +49,32 @@ def read_embeddings(path: str | Path, words: Sequence[str], dim: int) -> tuple[T
             f"word embeddings {path} do not exist; give a local GloVe text file, or leave `embeddings` out"
         )
     row = {word: i for i, word in enumerate(words)}
+    beginnings = {word.partition(" ")[0] for word in words}
     vectors, found = torch.zeros(len(words), dim), torch.zeros(len(words), dtype=torch.bool)
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
-            word, _, rest = line.rstrip().partition(" ")
-            if word not in row:
+            if line.partition(" ")[0] not in beginnings:
                 continue
-            values = rest.split(" ")
-            if number == 1 and len(values) == 1:
+            fields = line.rstrip().split(" ")
+            if number == 1 and len(fields) == 2:
                 continue
-            if len(values) != dim:
+            word, values = " ".join(fields[:-dim]), _numbers(fields[-dim:])
+            if word in row and values is not None:
+                vectors[row[word]] = torch.tensor(values)
+                found[row[word]] = True
+            elif fields[0] in row and (len(fields) <= dim + 1 or _numbers(fields[1:]) is not None):
                 raise ValueError(
-                    f"{path}:{number}: the vector of '{word}' has {len(values)} numbers, not the {dim} of "
-                    "`embedding_dim`"
+                    f"{path}:{number}: behind '{fields[0]}' stand {len(fields) - 1} fields, not the {dim} numbers "
+                    "of `embedding_dim`"
                 )
-            vectors[row[word]] = torch.tensor([float(v) for v in values])
-            found[row[word]] = True
     return vectors, found
+
+
+def _numbers(fields: Sequence[str]) -> list[float] | None:
+    try:
+        return [float(field) for field in fields]
+    except ValueError:
+        return None
 
 
 class WordLSTM(TextEncoder):

@@ -41,7 +41,7 @@ class FrameSpec:
         """Units of a video of `num_frames` frames; a last, incomplete window counts, an empty video has none."""
         if num_frames <= 0:
             return 0
-        return 1 + max(0, -(-(num_frames - self.window) // self.stride))
+        return 1 + max(0, -(-(num_frames - max(self.window, self.stride)) // self.stride))
 
     def num_frames(self, num_units: int) -> int:
         """Frames that `num_units` units cover when all windows are complete."""
