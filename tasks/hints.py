@@ -97,11 +97,13 @@ def _reword(text: str, where: str, kind: str | None, configs: Path) -> str:
         return _unknown_argument(found[1].split(".")[0], kind, None)
     if found := re.match(r"Group '(\w+)' does not accept option '([\w.]+)'", text):
         return _unknown_argument(found[2].split(".")[0], kind, found[1])
-    if found := re.match(r"(?:Subcommand '\w+' does not accept option '|unrecognized arguments: --)([\w.]+)", text):
+    if found := re.match(
+        r"(?:Subcommand '\w+' does not accept option '|unrecognized arguments: -+)([\w.]+)", text
+    ):
         return f"there is no option '{found[1]}'.{_similar_option(found[1])}"
     if found := re.match(r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)", text):
         return f"'{found[2]}' is not possible; choose from {found[1]}"
-    return re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", text)
+    return re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"`\1`", text)
 
 
 def _missing_file(path: str, configs: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import netrc
@@ -79,48 +78,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         temporary = target.with_name(f".{target.name}.{os.getpid()}")
         super().save_checkpoint(checkpoint, temporary, storage_options)
         os.replace(temporary, target)
-
-
-class GivenLearningRates(Callback):
-    """A resumed run takes its learning rates from the configuration given now, not from the checkpoint.
-
-    Restoring an optimiser also restores the numbers it was configured with. Where they agree with those given
-    now nothing is touched, so that a run resumed as it was stays the same to the bit.
-    """
-
-    MOVING = frozenset({"lr", "betas", "momentum"})  # a scheduler changes these as it goes
-    POSITION = frozenset({"last_epoch", "_step_count", "_last_lr", "_get_lr_called_within_step", "_is_initial"})
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Remember what the optimisers were configured with, before the checkpoint is read."""
-        self._groups = [
-            [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-            for optimizer in trainer.optimizers
-        ]
-        self._schedules = [copy.deepcopy(c.scheduler.state_dict()) for c in trainer.lr_scheduler_configs]
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Put it back where the checkpoint brought something else."""
-        fixed = frozenset() if trainer.lr_scheduler_configs else self.MOVING
-        changed = False
-        for optimizer, groups in zip(trainer.optimizers, self._groups, strict=True):
-            for group, given in zip(optimizer.param_groups, groups, strict=True):
-                compared = given.keys() - (self.MOVING - fixed)
-                changed |= any(k not in group or group[k] != given[k] for k in compared)
-        for config, given in zip(trainer.lr_scheduler_configs, self._schedules, strict=True):
-            now = config.scheduler.state_dict()
-            changed |= any(now.get(k) != given[k] for k in given.keys() - self.POSITION)
-        if not changed:
-            return
-        for optimizer, groups in zip(trainer.optimizers, self._groups, strict=True):
-            for group, given in zip(optimizer.param_groups, groups, strict=True):
-                group.update(given)
-        for config, given in zip(trainer.lr_scheduler_configs, self._schedules, strict=True):
-            now = config.scheduler.state_dict()
-            config.scheduler.load_state_dict(given | {k: now[k] for k in self.POSITION & now.keys()})
-            if isinstance(config.scheduler, OneCycleLR):  # its rates are a function of the position alone
-                for group, lr in zip(config.scheduler.optimizer.param_groups, config.scheduler.get_lr(), strict=True):
-                    group["lr"] = lr
 
 
 class GroundZooCLI(LightningCLI):
@@ -248,7 +205,7 @@ class GroundZooCLI(LightningCLI):
             callbacks.append(RichProgressBar())
         if self.subcommand == "fit":
             checkpoints = self.run_dir / "checkpoints"
-            callbacks += [StageSchedule(checkpoints), GivenLearningRates()]
+            callbacks.append(StageSchedule(checkpoints))
             if given.enable_checkpointing is not False:
                 common: dict[str, Any] = {"dirpath": checkpoints, "enable_version_counter": False}
                 callbacks += [
