@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from importlib import import_module, resources
 from importlib.metadata import entry_points
@@ -203,14 +204,15 @@ def split_inputs(inputs: list[str]) -> tuple[list[Path], list[str]]:
 
 
 def _ground(config: Namespace) -> None:
+    warnings.formatwarning = lambda message, *_: f"{message}\n"  # what users see is the sentence alone
     videos, queries = split_inputs(config.inputs)
     task: Any = load_task(config.ckpt, config.device)
     if not hasattr(task, "ground"):
         raise ValueError(f"{type(task).__name__} ({config.ckpt}) does not answer sentences with moments")
     failed = 0
-    for video in videos:
+    for video, target in zip(videos, _targets(videos, Path(config.out)), strict=True):
         try:
-            _ground_one(task, video, queries, config)
+            _ground_one(task, video, queries, target, config)
         except (RuntimeError, OSError) as error:  # one bad video does not end the others
             failed += 1
             print(f"{video}: not grounded. {error}", file=sys.stderr)
@@ -218,7 +220,17 @@ def _ground(config: Namespace) -> None:
         sys.exit(f"groundzoo ground: {failed} of {len(videos)} videos could not be grounded (see above)")
 
 
-def _ground_one(task: Any, video: Path, queries: list[str], config: Namespace) -> None:
+def _targets(videos: list[Path], out: Path) -> list[Path]:
+    """Where the answers on each video go, without suffix; equal names are numbered."""
+    seen: dict[str, int] = {}
+    targets = []
+    for video in videos:
+        seen[video.stem] = number = seen.get(video.stem, 0) + 1
+        targets.append(out / (video.stem if number == 1 else f"{video.stem}-{number}"))
+    return targets
+
+
+def _ground_one(task: Any, video: Path, queries: list[str], target: Path, config: Namespace) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -237,20 +249,21 @@ def _ground_one(task: Any, video: Path, queries: list[str], config: Namespace) -
             start, end, score = moment
             table.add_row(query if rank == 1 else "", str(rank), f"{start:.2f} s", f"{end:.2f} s", f"{score:.3f}")
     Console().print(table)
-    target = Path(config.out) / video.stem
     found = [
         {"query": q, "moments": [m._asdict() for m in moments]}
         for q, moments in zip(queries, answers, strict=True)
     ]
     record = {"video": str(video), "duration_s": info.duration_s, "checkpoint": config.ckpt, "answers": found}
-    write_atomically(target.with_suffix(".json"), json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(
+        target.with_name(target.name + ".json"), json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    )
     rows = [(q, [tuple(m) for m in moments], None) for q, moments in zip(queries, answers, strict=True)]
-    save(timeline(info.duration_s, rows, thumbnails(video, 10)), target.with_suffix(".png"))
+    save(timeline(info.duration_s, rows, thumbnails(video, 10)), target.with_name(target.name + ".png"))
     written: list[Literal["json", "png", "mp4"]] = ["json", "png"]
     if config.mark:
         best = [
             (m[0].start_s, m[0].end_s, f"{m[0].score:.2f} {q}") for q, m in zip(queries, answers, strict=True) if m
         ]
-        mark_moments(video, target.with_suffix(".mp4"), best)
+        mark_moments(video, target.with_name(target.name + ".mp4"), best)
         written.append("mp4")
     print(f"{target}.{{{','.join(written)}}}")

@@ -8,7 +8,6 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -103,9 +102,9 @@ class _Encoding(Dataset[tuple[str, str | None]]):
         return video_id, None
 
 
-def default_store(root: Path, encoder: VideoEncoder, recipe: Mapping[str, Any] | None) -> Path:
+def default_store(root: Path, encoder: VideoEncoder) -> Path:
     """Folder of an encoder's features under `root`; another encoder or setting gets another folder."""
-    digest = hashlib.sha256(json.dumps(describe(encoder, recipe), sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(describe(encoder), sort_keys=True).encode()).hexdigest()
     return root / f"{type(encoder).__name__}-{digest[:8]}"
 
 
@@ -113,7 +112,6 @@ def build_store(
     encoder: VideoEncoder,
     videos: Mapping[str, Path],
     out: Path,
-    recipe: Mapping[str, Any] | None = None,
     num_workers: int = 0,
 ) -> FeatureStore:
     """Encode the videos that `out` lacks; every video file is written whole or not at all.
@@ -125,7 +123,6 @@ def build_store(
         encoder: a frozen encoder.
         videos: files by video id.
         out: folder of the store.
-        recipe: the encoder's settings, for the manifest.
         num_workers: processes that decode and encode, 0 = this one. An encoder with weights runs in this
             process on the accelerator where there is one.
 
@@ -135,7 +132,7 @@ def build_store(
     out.mkdir(parents=True, exist_ok=True)
     manifest = out / MANIFEST
     if not manifest.exists():
-        write_json(manifest, describe(encoder, recipe))
+        write_json(manifest, describe(encoder))
     quarantine: dict[str, str] = {}
     if (out / QUARANTINE).exists():
         quarantine = json.loads((out / QUARANTINE).read_text(encoding="utf-8"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,18 +45,23 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
-def describe(encoder: VideoEncoder, recipe: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A manifest: what an encoder is and how it was fed, JSON-ready."""
+def describe(encoder: VideoEncoder) -> dict[str, Any]:
+    """A manifest: what an encoder is, its settings (plain attributes) and how it was fed, JSON-ready."""
     from importlib.metadata import version
 
     spec = encoder.spec
+    settings = {
+        name: value
+        for name, value in vars(encoder).items()
+        if isinstance(value, int | float | str) and not name.startswith("_") and name != "training"
+    }
     weights = hashlib.sha256()
     for name, value in sorted(encoder.state_dict().items()):
         weights.update(name.encode())
         weights.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return {
         "encoder": type(encoder).__name__,
-        "settings": dict(recipe or {}),
+        "settings": settings,
         "weights_sha256": weights.hexdigest() if encoder.state_dict() else None,
         "dim": encoder.dim,
         "fps": spec.fps,

@@ -285,7 +285,7 @@ class GroundingDataModule(L.LightningDataModule):
         return reader
 
     def _store_path(self) -> Path:
-        return default_store(self.cache, self._task().video_encoder, None)
+        return default_store(self.cache, self._task().video_encoder)
 
     def _loader(self, split: str, batch_size: int) -> ResumableLoader[GroundingBatch]:
         trainer = self.trainer

@@ -225,7 +225,9 @@ class Task(L.LightningModule, ABC):
         self._log_metric("test")
 
     def _evaluate(self, batch: Any, stage: Literal["val", "test"]) -> Any:
-        losses, outputs = self.step(batch, stage)
+        on_gpu = self.device.type == "cuda"
+        with torch.random.fork_rng([self.device] if on_gpu else []):  # evaluation must not change training
+            losses, outputs = self.step(batch, stage)
         self.update_metric(self._metric_of(stage), outputs, batch)
         total = sum(losses[name] for name in self.stage.losses)
         self.log(f"{stage}/loss", total, batch_size=len(batch), sync_dist=True)

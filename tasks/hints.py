@@ -38,6 +38,7 @@ def nearest(word: str, candidates: Iterable[str]) -> list[str]:
 def subclasses(base: type) -> set[str]:
     """Names of all imported concrete subclasses."""
     found: set[str] = set()
+    child: type
     for child in base.__subclasses__():
         abstract = any(getattr(getattr(child, n, None), "__isabstractmethod__", False) for n in dir(child))
         found |= subclasses(child) | (set() if abstract else {child.__name__})

@@ -66,7 +66,9 @@ class HelpfulParser(LightningArgumentParser):
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
         prog = parser.prog.replace(" [options]", "")
-        self.exit(2, f"{prog}: {explain(message, packaged_configs())}\n({prog} --help lists all options)\n")
+        print(f"{prog}: {explain(message, packaged_configs())}", file=sys.stderr)
+        print(f"({prog} --help lists all options)", file=sys.stderr)
+        sys.exit(2)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -100,8 +102,8 @@ class GroundZooCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """See `LightningCLI`; every verb's parser is made here."""
-        kwargs = {"dump_header": ["groundzoo"], "prog": "groundzoo", "allow_abbrev": False} | kwargs
-        parser = self.parser_class(**kwargs)
+        defaults: dict[str, Any] = {"dump_header": ["groundzoo"], "prog": "groundzoo", "allow_abbrev": False}
+        parser = self.parser_class(**(defaults | kwargs))
         parser.add_argument(
             "-c", "--config", action=PackagedConfig, help="YAML file, here or in the package; later ones win."
         )

@@ -46,15 +46,16 @@ def timeline(
             labels, spans = ["truth", *labels], [(target[0], target[1], TARGET), *spans]
         for k, ((start, end, colour), label) in enumerate(zip(spans, labels, strict=True)):
             axis.barh(count - 1 - k, end - start, left=start, height=0.8, color=colour)
-            right = end < 0.7 * duration_s
+            right, left = end < 0.7 * duration_s, start > 0.3 * duration_s
             axis.annotate(
                 label,
                 (end if right else start, count - 1 - k),
-                xytext=(4 if right else -4, 0),
+                xytext=(-4 if left and not right else 4, 0),  # beside the bar, or inside where there is no room
                 textcoords="offset points",
                 va="center",
-                ha="left" if right else "right",
+                ha="right" if left and not right else "left",
                 fontsize=7,
+                color="black" if right or left else "white",
             )
         axis.set(xlim=(0, duration_s), ylim=(-0.6, count - 0.4), yticks=[])
         axis.set_title("\n".join(textwrap.wrap(query, 120)), loc="left", fontsize=9)

@@ -95,6 +95,12 @@ class RunFolder(Callback):
                 if isinstance(logger, WandbLogger):
                     logger.experiment.config.update({"config": self.config}, allow_val_change=True)
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the vocabulary, where the text encoder has one of its own."""
+        words = pl_module.text_encoder.vocabulary if isinstance(pl_module, Task) else None
+        if trainer.is_global_zero and words is not None:
+            write_atomically(self.folder / "vocabulary.json", json.dumps(words, ensure_ascii=False) + "\n")
+
     # ---- progress ---------------------------------------------------------------------------------------
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

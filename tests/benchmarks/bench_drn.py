@@ -226,16 +226,16 @@ def part(batch: GroundingBatch, tokens: Tensor, lengths: Tensor, rows: slice) ->
 
 
 def interleave(
-    calls: dict[str, Callable[[], object]], rounds: int, warm_up: int
+    calls: dict[str, Callable[[], object]], rounds: int, warm_up: int, clock: Callable[[], float]
 ) -> dict[str, list[float]]:
     """Seconds of every call, taken in turns."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for i in range(warm_up + rounds):
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = clock()
             call()
             if i >= warm_up:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
     return seconds
 
 
@@ -265,16 +265,18 @@ def compare_training(ours: Ours, released: Released, batch: GroundingBatch, toke
     (expected["loss_cls"] + expected["loss_reg"]).backward()
     mine, theirs = ours.task.network, released.model
     for a, b in ((mine.video_projection, theirs.prop_fc), (mine.backbone[0][0], theirs.backbone_net.forward_conv0[0])):
-        scale = b.weight.grad.abs().max()
-        torch.testing.assert_close(a.weight.grad / scale, b.weight.grad / scale, rtol=1e-3, atol=1e-2)
+        error = (a.weight.grad - b.weight.grad).norm() / b.weight.grad.norm()
+        assert error < 1e-2, f"gradients differ by {error:.2g}"  # float32 noise at random weights; 1e-14 in float64
     ours.task.zero_grad()
     released.model.zero_grad()
 
 
 def compare_answers(ours: Sequence[Sequence[Moment]], theirs: Sequence[Sequence[Moment]]) -> None:
-    """The same boxes and scores, query by query."""
-    close(torch.tensor([m for a in ours for m in a]), torch.tensor([m for a in theirs for m in a]))
+    """The same boxes and scores, query by query; where none passes, theirs is the whole video with score 1, not 0."""
     assert [len(a) for a in ours] == [len(a) for a in theirs]
+    none_left = [Moment(0.0, 1.0, 0.0) if a == [Moment(0.0, 1.0, 1.0)] else None for a in theirs]
+    theirs = [a if none is None else [none] for a, none in zip(theirs, none_left, strict=True)]
+    close(torch.tensor([m for a in ours for m in a]), torch.tensor([m for a in theirs for m in a]))
 
 
 def let_boxes_pass(model: nn.Module, batch: GroundingBatch, released: Released, tokens: Tensor, lengths: Tensor) -> None:
@@ -297,7 +299,14 @@ def main() -> None:
     parser.add_argument("--warm_up", type=int, default=20, help="rounds before the clock runs")
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--only", nargs="*", default=["train", "one", "many"], choices=["train", "one", "many"])
+    parser.add_argument(
+        "--clock",
+        choices=["wall", "cpu"],
+        default="wall",
+        help="cpu: processor time of this process; with one thread, what a busy machine can still measure",
+    )
     args = parser.parse_args()
+    clock = time.perf_counter if args.clock == "wall" else time.process_time
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     ours = Ours()
@@ -315,7 +324,7 @@ def main() -> None:
         if released:
             released.model.train()
             calls["released"] = lambda: released.train_step(*training)
-        row("training step, batch 32", interleave(calls, args.rounds, args.warm_up))
+        row("training step, batch 32", interleave(calls, args.rounds, args.warm_up, clock))
 
     ours.task.eval()
     if released:
@@ -327,7 +336,7 @@ def main() -> None:
         if released:
             compare_answers(ours.answer(one[0]), released.answer(*one))
             calls["released"] = lambda: released.answer(*one)
-        row("one query", interleave(calls, 5 * args.rounds, args.warm_up))
+        row("one query", interleave(calls, 5 * args.rounds, args.warm_up, clock))
     if "many" in args.only:
         calls = {"ours": lambda: ours.answer(many[0])}
         if released:
@@ -337,7 +346,7 @@ def main() -> None:
                 compare_answers(ours.answer(many[0]), answers)
                 calls[name] = lambda batches=batches: [released.answer(*b) for b in batches]
         rounds, warm_up = max(5, args.rounds // 4), 3  # 148 queries each: many steps of warm-up
-        row("148 queries of one video, per query", interleave(calls, rounds, warm_up), per=148)
+        row("148 queries of one video, per query", interleave(calls, rounds, warm_up, clock), per=148)
 
 
 if __name__ == "__main__":
