@@ -254,11 +254,13 @@ class DRNNetwork(nn.Module):
         queries = self.attention(text.words, text.mask)
         queries = queries if self.fusion == "multi" else queries * len(self.query_projection)
         gates = [project(q) for project, q in zip(self.query_projection, queries, strict=True)]
-        x = self.video_projection(clips)[video_index] * gates[0][:, None]
-        if self.location_embedding is not None:  # l_t = (start, end, end - start)
+        x, gate = self.video_projection(clips), gates[0]
+        if self.location_embedding is not None:  # l_t = (start, end, end - start), not gated by the query
             place = torch.cat([bounds, bounds[..., 1:] - bounds[..., :1]], dim=-1).to(clips.dtype)
-            x = torch.cat([x, self.location_embedding(place)[video_index].to(x.dtype)], dim=-1)
-        x = x.transpose(1, 2)
+            location = self.location_embedding(place).to(x.dtype)
+            x, gate = torch.cat([x, location], dim=-1), F.pad(gate, (0, location.shape[-1]), value=1.0)
+        x = x if len(x) == 1 else x[video_index]  # one video is broadcast to all its queries
+        x = (x * gate[:, None]).transpose(1, 2)
         maps = []
         for k, stage in enumerate(self.backbone):
             if 0 < k < len(gates):

@@ -92,6 +92,8 @@ def _reword(text: str, where: str, kind: str | None, configs: Path) -> str:
         return _missing_file(found[1], configs)
     if found := re.match(r"Expected a dot import path string: (\S+)", text):
         return f"'{found[1]}' is no class that is known here.{_similar_class(found[1], where)}"
+    if found := re.match(r"module '([\w.]+)' has no attribute '(\w+)'", text):
+        return f"'{found[1]}.{found[2]}' is no class that is known here.{_similar_class(found[2], where)}"
     if found := re.match(r"Import path (\S+) does not correspond to a subclass of (\w+)", text):
         return f"{found[1]} is no {found[2]} and was not run.{_similar_class(found[1], where)}"
     if found := re.match(r"Option '([\w.]+)' is not accepted", text):

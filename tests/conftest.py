@@ -14,7 +14,8 @@ if importlib.util.find_spec("groundzoo") is None:  # a plain checkout: map the r
     spec = importlib.util.spec_from_file_location(
         "groundzoo", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
     )
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules["groundzoo"] = module
     spec.loader.exec_module(module)

@@ -186,14 +186,15 @@ def test_training_verbs_parse(page: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
     write_files(page, tmp_path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["groundzoo"])
     for where, words in commands(page):
         words = words[next((k for k, w in enumerate(words) if "=" not in w), 0) :]  # VARIABLE=value in front
         if words[:1] == ["groundzoo"] and words[1] in TRAINING:
             printed = io.StringIO()
             words = [w for w in words[1:] if w != "--print_config"] + ["--print_config"]
-            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-                with pytest.raises(SystemExit) as left:
-                    main(words)
+            redirected = contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed)
+            with redirected[0], redirected[1], pytest.raises(SystemExit) as left:
+                main(words)
             assert left.value.code == 0, f"{where}: {' '.join(words)}\n{printed.getvalue()[-600:]}"
 
 

@@ -33,22 +33,28 @@ def tiny_task(
     hidden: int = 4,
     seed: int = 0,
     dim: int = DIM,
+    width: int = 1,
+    loud: bool = True,
     **network: Any,
 ) -> DRN:
-    """A DRN of a few thousand weights with a fitted vocabulary; heads louder than at a real start."""
+    """A DRN of a few thousand weights with a fitted vocabulary; its heads louder than at a real start unless told."""
     torch.manual_seed(seed)
     text = WordLSTM(embedding_dim=5, hidden_dim=hidden)
     text.fit_vocabulary([" ".join(WORDS)])
     options = NetworkOptions(
-        channels=(8, 10, 12, 14)[:levels], pyramid_dim=8, location_dim=4, attention_dim=6, **network
+        channels=tuple(width * c for c in (8, 10, 12, 14)[:levels]),
+        pyramid_dim=8 * width,
+        location_dim=4,
+        attention_dim=6,
+        **network,
     )
     encoder = Precomputed(dim, window=4, stride=2, fps=None)
     task = DRN(encoder, text, ClipPooling(clips), options, loss or LossOptions(), stages)
+    head = task.network.head
     with torch.no_grad():
-        for head in (task.network.head.match, task.network.head.distance):
-            head.weight.mul_(30)
-        task.network.head.match.bias.fill_(-1.0)
-        task.network.head.distance.bias.fill_(1.0)
+        for convolution, bias in ((head.match, -1.0), (head.distance, 1.0)):
+            convolution.weight.mul_(30 if loud else 1)
+            convolution.bias.fill_(bias)
     task.enter_stage(0)
     return task
 

@@ -13,11 +13,12 @@ class TemporalConv(nn.Conv1d):
     """Conv1d with "same" padding that computes in channels-last order, 1.5 to 2 times faster on CPUs.
 
     Takes and returns ``(B, C, T)``; a transposed ``(B, T, C)`` is the layout it likes best. Parameters are
-    those of `nn.Conv1d`.
+    those of `nn.Conv1d`, the weight stored channels-last so that no call has to convert it.
     """
 
     def __init__(self, in_dim: int, out_dim: int, kernel: int = 3, stride: int = 1, bias: bool = True) -> None:
         super().__init__(in_dim, out_dim, kernel, stride=stride, padding=kernel // 2, bias=bias)
+        self.weight = nn.Parameter(self.weight.detach().transpose(1, 2).contiguous().transpose(1, 2))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, in, T) -> (B, out, ceil(T / stride))``."""

@@ -167,18 +167,20 @@ class Ours:
         load_released(self.task, released.model.state_dict(), VOCABULARY)
         self.task.enter_stage(0)
 
-    def train_step(self, batch: GroundingBatch) -> None:
+    def train_step(self, batch: GroundingBatch, bf16: bool = False) -> None:
         """One optimiser step."""
-        losses = self.task.step(batch, "train").losses
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):  # Lightning's `bf16-mixed`
+            losses = self.task.step(batch, "train").losses
         torch.stack([losses[name] for name in self.task.stage.losses]).sum().backward()
         clip_grad_norm_([p for p in self.task.parameters() if p.grad is not None], 0.5)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
     @torch.inference_mode()
-    def answer(self, batch: GroundingBatch) -> list[list[Moment]]:
+    def answer(self, batch: GroundingBatch, bf16: bool = False) -> list[list[Moment]]:
         """The best moments of every query after NMS."""
-        found = self.task.step(batch, "predict").outputs
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            found = self.task.step(batch, "predict").outputs
         return best_moments(found, batch.durations_s[batch.video_index], TOP_K, NMS)
 
 
@@ -305,6 +307,7 @@ def main() -> None:
         default="wall",
         help="cpu: processor time of this process; with one thread, what a busy machine can still measure",
     )
+    parser.add_argument("--bf16", action="store_true", help="also time ours in bf16-mixed precision")
     args = parser.parse_args()
     clock = time.perf_counter if args.clock == "wall" else time.process_time
     torch.set_num_threads(args.threads)
@@ -321,6 +324,8 @@ def main() -> None:
     if "train" in args.only:
         ours.task.train()
         calls: dict[str, Callable[[], object]] = {"ours": lambda: ours.train_step(training[0])}
+        if args.bf16:
+            calls["ours, bf16"] = lambda: ours.train_step(training[0], bf16=True)
         if released:
             released.model.train()
             calls["released"] = lambda: released.train_step(*training)
@@ -333,12 +338,16 @@ def main() -> None:
         ours.load(released)
     if "one" in args.only:
         calls = {"ours": lambda: ours.answer(one[0])}
+        if args.bf16:
+            calls["ours, bf16"] = lambda: ours.answer(one[0], bf16=True)
         if released:
             compare_answers(ours.answer(one[0]), released.answer(*one))
             calls["released"] = lambda: released.answer(*one)
         row("one query", interleave(calls, 5 * args.rounds, args.warm_up, clock))
     if "many" in args.only:
         calls = {"ours": lambda: ours.answer(many[0])}
+        if args.bf16:
+            calls["ours, bf16"] = lambda: ours.answer(many[0], bf16=True)
         if released:
             for name, size in (("released, batch 1", 1), ("released, batch 16", 16)):
                 batches = [part(*many, slice(i, i + size)) for i in range(0, 148, size)]

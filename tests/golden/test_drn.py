@@ -495,7 +495,9 @@ def test_nms_and_recall(path: Path) -> None:
         boxes[b, : len(p)], scores[b, : len(p)], valid[b, : len(p)] = p[:, :2], p[:, 2], 1
     truth = torch.tensor([q["gt"] for q in queries])
     ious = sorted({float(k.split("_")[0].removeprefix("iou")) for k in golden["recall"]})
-    for suffix, metric in (("nms", MomentRecall(ious=ious)), ("nonms", MomentRecall(ious=ious, suppress=None))):
+    top = sorted({int(name.removeprefix("R@")) for values in golden["recall"].values() for name in values})
+    with_nms, without = MomentRecall(top, ious), MomentRecall(top, ious, suppress=None)
+    for suffix, metric in (("nms", with_nms), ("nonms", without)):
         metric.update(boxes.double(), scores, valid.bool(), truth.double(), torch.arange(len(queries)))
         values = metric.compute()
         for iou in ious:

@@ -53,7 +53,7 @@ def read_embeddings(path: str | Path, words: Sequence[str], dim: int) -> tuple[T
     vectors, found = torch.zeros(len(words), dim), torch.zeros(len(words), dtype=torch.bool)
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
-            if line.partition(" ")[0] not in beginnings:
+            if line.partition(" ")[0].rstrip() not in beginnings:
                 continue
             fields = line.rstrip().split(" ")
             if number == 1 and len(fields) == 2:

@@ -1,0 +1,142 @@
+"""Every packaged configuration: parses, prints itself faithfully, and runs all four verbs on a tiny world."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+import groundzoo
+
+CONFIGS = Path(groundzoo.__file__).parent / "configs"
+ALL = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.yaml"))
+FORMATS = {"CharadesSTA": "charades_sta", "ActivityNetCaptions": "activitynet_captions", "TACoS": "tacos"}
+VERBS = ("fit", "validate", "test", "predict")
+
+
+def composition(name: str) -> list[str]:
+    """The task configuration that `name` is laid over, and `name`."""
+    group, stem = name.split("/")[0], Path(name).stem
+    tasks = [c for c in ALL if c.startswith("tasks/")]
+    if group == "tasks":
+        return ["-c", name]
+    if group == "ablations":  # drn_center: an ablation of the paper `drn`, on the benchmark of its tables
+        of_paper = [t for t in tasks if Path(t).stem.split("_")[0] == stem.split("_")[0]]
+        tasks = [t for t in of_paper if t.endswith("_charades.yaml")] or of_paper
+    elif group == "features":  # charades_i3d: features of that benchmark
+        tasks = [t for t in tasks if Path(t).stem.split("_")[1] == stem.split("_")[0]]
+    elif group == "encoders":
+        tasks = [t for t in tasks if t.endswith("_charades.yaml")]
+    else:
+        tasks = [t for t in tasks if t.endswith("_toyworld.yaml")]
+    assert tasks, f"no task configuration that {name} could belong to"
+    return ["-c", tasks[0], "-c", name]
+
+
+def test_configs_are_found() -> None:
+    assert len(ALL) >= 25
+    assert {"tasks", "encoders", "features", "trainer", "logger", "ablations"} == {c.split("/")[0] for c in ALL}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_print_config_round_trip(name: str, cli: Callable, tmp_path: Path) -> None:
+    words = composition(name)
+    first = cli("fit", *words, "--print_config")
+    assert first.code == 0, first.err
+    assert "class_path: groundzoo." in first.out
+    printed = tmp_path / "printed.yaml"
+    printed.write_text(first.out)
+    assert cli("fit", "-c", printed, "--print_config").out == first.out
+
+
+@pytest.mark.parametrize("name", [c for c in ALL if not c.startswith("tasks/")])
+def test_every_overlay_changes_something(name: str, resolve: Callable) -> None:
+    words = composition(name)
+    tasks = [words[:2], *(["-c", c] for c in ALL if c.startswith("tasks/"))]
+    for below in [*tasks, [*words[:2], "-c", "logger/csv.yaml"]]:  # W&B is every task's default
+        before, after = resolve(*below), resolve(*below, *words[2:])
+        if before != after:
+            return
+    pytest.fail(f"{name} says nothing that the task configurations do not say already")
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """A CLIP with random weights, as small as they get."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    config = CLIPVisionConfig(
+        hidden_size=8,
+        intermediate_size=8,
+        projection_dim=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        image_size=16,
+        patch_size=8,
+    )
+    CLIPVisionModelWithProjection(config).save_pretrained(tmp_path / "clip")
+    return tmp_path / "clip"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_runs_all_verbs(
+    name: str, cli: Callable, resolve: Callable, worlds: Callable, features: Callable, small: list[str], clip: Path
+) -> None:
+    words = composition(name)
+    asked = resolve(*words)
+    format = FORMATS[asked["data"]["class_path"].split(".")[-1]]
+    root = worlds(format)
+    words += [*small, "--data.root", str(root)]
+    if format == "charades_sta":
+        words += ["--data.val_fraction", "0.4"]
+    if asked["data"]["init_args"]["subsets"] is not None:
+        words += ["--data.subsets", str(root / "subsets.json")]
+    encoder: dict[str, Any] = asked["model"]["init_args"]["video_encoder"]
+    if encoder["class_path"].endswith(".Precomputed"):
+        store = features(format, encoder["init_args"]["dim"], encoder["init_args"]["stride"])
+        words += ["--data.features", str(store)]
+    if encoder["class_path"].endswith(".CLIPFrames"):
+        words += ["--model.video_encoder.init_args.weights", str(clip)]
+    try:
+        for verb in VERBS:
+            done = cli(verb, *words, "--trainer.fast_dev_run", "true", "--run_dir", "run")
+            assert done.code == 0, f"{verb}: {done.err}"
+    finally:
+        if dist.is_initialized():  # a `ddp` configuration leaves its group of one process
+            dist.destroy_process_group()
+            gc.collect()
+
+
+def test_four_configurations_resolve_from_left_to_right(resolve: Callable) -> None:
+    names = ("tasks/drn_charades", "encoders/clip_vit_b32", "trainer/ddp_bf16", "ablations/drn_center")
+    words = [word for name in names for word in ("--config", f"{name}.yaml")]
+    found = resolve(*words)
+    model, data, trainer = found["model"]["init_args"], found["data"]["init_args"], found["trainer"]
+    assert found["model"]["class_path"] == "groundzoo.tasks.drn.DRN"
+    assert model["video_encoder"]["class_path"] == "groundzoo.zoo.video.clip.CLIPFrames"
+    assert model["video_encoder"]["init_args"]["weights"] == "openai/clip-vit-base-patch32"
+    assert "dim" not in model["video_encoder"]["init_args"], "arguments of the replaced encoder are left over"
+    assert model["clips"] == {"num_clips": 32, "reduce": "mean"}  # the second's; the first says max
+    assert data["features"] is None
+    assert data["root"] == "data/charades_sta"
+    assert trainer["strategy"] == "ddp_find_unused_parameters_true"
+    assert (trainer["devices"], trainer["precision"]) == ("auto", "bf16-mixed")  # the third's; the first says 1
+    assert trainer["gradient_clip_val"] == 0.5  # still the first's
+    assert model["loss"]["positives"] == "center"
+    assert [r["name"] for r in found["references"]] == ["DRN-Center"]
+
+    swapped = resolve(*words[:2], *words[4:], *words[2:4], "--config", "trainer/cpu.yaml")
+    assert swapped["trainer"]["devices"] == 1
+    assert swapped["trainer"]["precision"] == "32-true"
+
+
+def test_command_line_beats_configuration_wherever_it_stands(resolve: Callable) -> None:
+    options = ["--model.clips.num_clips", "16", "-c", "encoders/pixel_grid.yaml"]
+    before = resolve("-c", "tasks/drn_charades.yaml", *options)
+    after = resolve("-c", "tasks/drn_charades.yaml", *options[2:], *options[:2])
+    assert after["model"]["init_args"]["clips"]["num_clips"] == 16
+    assert before["model"]["init_args"]["clips"]["num_clips"] == 32, "words count from left to right"

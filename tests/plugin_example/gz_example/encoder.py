@@ -1,0 +1,23 @@
+"""A video encoder of three numbers."""
+
+from __future__ import annotations
+
+from groundzoo.zoo.video.base import FrameSpec, VideoEncoder, VideoFeatures
+from torch import Tensor
+
+
+class MeanColour(VideoEncoder):
+    """The mean colour of every frame.
+
+    Args:
+        fps: frames per second to look at.
+    """
+
+    def __init__(self, fps: float = 2.0) -> None:
+        super().__init__()
+        self.dim = 3
+        self.spec = FrameSpec(fps=fps, window=1, stride=1, size=(16, 16))
+
+    def forward(self, frames: Tensor) -> VideoFeatures:
+        """See `VideoEncoder.forward`."""
+        return VideoFeatures(frames.float().mean((-2, -1)) / 255)
