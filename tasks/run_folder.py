@@ -200,7 +200,10 @@ class RunFolder(Callback):
         write_atomically(path, json.dumps(stored, indent=2, ensure_ascii=False) + "\n")
         if trainer.state.fn != "fit":
             measured = [Reference(name, "measured", found) for name, found in baselines.items()]
-            Console().print(metrics_table(values, [*measured, *self.references]))
+            console = Console()
+            if not console.is_terminal:  # a log file has no width that the table must fit into
+                console.width = 200
+            console.print(metrics_table(values, [*measured, *self.references]))
 
 
 def metrics_table(values: dict[str, float], references: list[Reference]) -> Table:
@@ -217,7 +220,8 @@ def metrics_table(values: dict[str, float], references: list[Reference]) -> Tabl
     subsets = list(dict.fromkeys(subset for row in cells.values() for subset in row if subset))
     table = Table(title="metrics")
     for column in ("metric", "this run", *subsets, *(f"{r.name} ({r.source})" for r in references)):
-        table.add_column(column, justify="left" if column == "metric" else "right")
+        first = column == "metric"  # its names stay whole, whatever the width
+        table.add_column(column, justify="left" if first else "right", no_wrap=first, overflow="fold")
     for key, row in cells.items():
         numbers = [row.get("", None), *(row.get(s) for s in subsets), *(r.values.get(key) for r in references)]
         table.add_row(key, *("" if n is None else f"{n:.2f}" for n in numbers))

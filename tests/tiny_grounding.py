@@ -35,6 +35,7 @@ def tiny_task(
     dim: int = DIM,
     width: int = 1,
     loud: bool = True,
+    kind: type[DRN] = DRN,
     **network: Any,
 ) -> DRN:
     """A DRN of a few thousand weights with a fitted vocabulary; its heads louder than at a real start unless told."""
@@ -49,7 +50,7 @@ def tiny_task(
         **network,
     )
     encoder = Precomputed(dim, window=4, stride=2, fps=None)
-    task = DRN(encoder, text, ClipPooling(clips), options, loss or LossOptions(), stages)
+    task = kind(encoder, text, ClipPooling(clips), options, loss or LossOptions(), stages)
     head = task.network.head
     with torch.no_grad():
         for convolution, bias in ((head.match, -1.0), (head.distance, 1.0)):

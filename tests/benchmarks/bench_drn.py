@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -30,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 from groundzoo.tasks.base import Stage
-from groundzoo.tasks.drn import DRN, PAPER_STAGES, RELEASED_LOSS, NetworkOptions, drn_losses
+from groundzoo.tasks.drn import DRN, PAPER_STAGES, RELEASED_LOSS, NetworkOptions
 from groundzoo.tasks.drn_released import load_released
 from groundzoo.tasks.moments import Moment, best_moments
 from groundzoo.zoo.batch import GroundingBatch
@@ -40,6 +41,7 @@ from groundzoo.zoo.video.precomputed import Precomputed
 VOCABULARY = [f"word{i}" for i in range(1301)]
 CLIPS, CLIP_DIM, WORDS = 32, 4096, 10
 TOP_K, NMS = 5, 0.45
+Example = tuple[GroundingBatch, Tensor, Tensor]  # for ours, and token ids and lengths for the released code
 RELEASED_CONFIG = {
     "feature_type": "C3D",
     "C3D": {"feature_dim": CLIP_DIM},
@@ -187,7 +189,7 @@ class Ours:
 # ---- inputs, comparison, clock --------------------------------------------------------------------------
 
 
-def make_batch(queries: int, videos: int) -> tuple[GroundingBatch, Tensor, Tensor]:
+def make_batch(queries: int, videos: int) -> Example:
     """Random features and queries of 2 to 10 words, longest first as the released loader sorts them."""
     lengths = torch.randint(2, WORDS + 1, (queries,)).sort(descending=True).values
     lengths[0] = WORDS
@@ -210,19 +212,16 @@ def make_batch(queries: int, videos: int) -> tuple[GroundingBatch, Tensor, Tenso
     return batch, tokens, lengths
 
 
-def part(batch: GroundingBatch, tokens: Tensor, lengths: Tensor, rows: slice) -> tuple[GroundingBatch, Tensor, Tensor]:
-    """Some queries of a batch as a batch of its own, padded to its own longest query, for the released loader."""
-    few = lengths[rows]
-    picked = GroundingBatch(
-        clips=batch.clips[batch.video_index[rows]],
-        bounds=batch.bounds,
-        durations_s=batch.durations_s,
-        video_index=batch.video_index[rows],
+def part(example: Example, rows: slice) -> Example:
+    """Some queries as a batch of their own, as the released loader makes it: a row of features for every query."""
+    batch, tokens, lengths = example
+    few, video = lengths[rows], batch.video_index[rows]
+    picked = replace(
+        batch,
+        clips=batch.clips[video],
+        video_index=video,
         queries=batch.queries[rows],
         moments=batch.moments[rows],
-        query_ids=batch.query_ids[rows],
-        video_ids=batch.video_ids,
-        index=batch.index[rows],
     )
     return picked, tokens[rows, : int(few.max())], few
 
@@ -247,7 +246,8 @@ def row(title: str, seconds: dict[str, list[float]], per: int = 1) -> None:
     for name, values in seconds.items():
         ms = sorted(1000 * s / per for s in values)
         low, high = ms[len(ms) // 10], ms[-1 - len(ms) // 10]
-        ratio = "" if name == "ours" else f"{statistics.median(b / a for a, b in zip(ours, values, strict=True)):.2f}x"
+        times = statistics.median(b / a for a, b in zip(ours, values, strict=True))
+        ratio = "" if name == "ours" else f"{times:.2f}x"
         print(f"| {title} | {name} | {statistics.median(ms):.2f} | {low:.2f}-{high:.2f} | {ratio} |", flush=True)
 
 
@@ -255,43 +255,43 @@ def close(ours: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(ours, theirs.to(ours.dtype), rtol=2e-4, atol=2e-5)
 
 
-def compare_training(ours: Ours, released: Released, batch: GroundingBatch, tokens: Tensor, lengths: Tensor) -> None:
-    """Losses and gradients of one training forward are the same."""
+def compare_training(ours: Ours, released: Released, example: Example) -> None:
+    """Losses and gradients of one training step are the same."""
     ours.task.train()
     released.model.train()
-    losses = ours.task.step(batch, "train").losses
-    expected = released.forward(batch, tokens, lengths)[1]
+    losses = ours.task.step(example[0], "train").losses
+    expected = released.forward(*example)[1]
     close(losses["match"], expected["loss_cls"])
     close(losses["location"], expected["loss_reg"])
     (losses["match"] + losses["location"]).backward()
     (expected["loss_cls"] + expected["loss_reg"]).backward()
     mine, theirs = ours.task.network, released.model
-    for a, b in ((mine.video_projection, theirs.prop_fc), (mine.backbone[0][0], theirs.backbone_net.forward_conv0[0])):
+    first_conv = theirs.backbone_net.forward_conv0[0]
+    for a, b in ((mine.video_projection, theirs.prop_fc), (mine.backbone[0][0], first_conv)):
         error = (a.weight.grad - b.weight.grad).norm() / b.weight.grad.norm()
-        assert error < 1e-2, f"gradients differ by {error:.2g}"  # float32 noise at random weights; 1e-14 in float64
+        assert error < 1e-2, f"gradients differ by {error:.2g}"  # rounding at random weights; in float64 1e-14
     ours.task.zero_grad()
     released.model.zero_grad()
 
 
 def compare_answers(ours: Sequence[Sequence[Moment]], theirs: Sequence[Sequence[Moment]]) -> None:
-    """The same boxes and scores, query by query; where none passes, theirs is the whole video with score 1, not 0."""
+    """The same boxes and scores, query by query; where no box passes, ours scores the video 0, theirs 1."""
     assert [len(a) for a in ours] == [len(a) for a in theirs]
-    none_left = [Moment(0.0, 1.0, 0.0) if a == [Moment(0.0, 1.0, 1.0)] else None for a in theirs]
-    theirs = [a if none is None else [none] for a, none in zip(theirs, none_left, strict=True)]
+    nothing = [Moment(0.0, 1.0, 1.0)]
+    theirs = [[Moment(0.0, 1.0, 0.0)] if a == nothing else a for a in theirs]
     close(torch.tensor([m for a in ours for m in a]), torch.tensor([m for a in theirs for m in a]))
 
 
-def let_boxes_pass(model: nn.Module, batch: GroundingBatch, released: Released, tokens: Tensor, lengths: Tensor) -> None:
+def let_boxes_pass(released: Released, example: Example) -> None:
     """Untrained scores all lie below the threshold: spread and shift them until about a third passes."""
-    head: Any = model
-    with torch.no_grad():
-        head.fcos.head.cls_logits.weight.mul_(20)
+    layer = released.model.fcos.head.cls_logits
     seen: list[Tensor] = []
-    handle = head.fcos.head.cls_logits.register_forward_hook(lambda _m, _i, out: seen.append(out.flatten()))
-    released.answer(batch, tokens, lengths)
-    handle.remove()
     with torch.no_grad():
-        head.fcos.head.cls_logits.bias += -2.944 - torch.cat(seen).quantile(0.67)  # sigmoid(-2.944) = 0.05
+        layer.weight.mul_(20)
+        handle = layer.register_forward_hook(lambda _module, _input, output: seen.append(output.flatten()))
+        released.forward(*example)
+        handle.remove()
+        layer.bias += -2.944 - torch.cat(seen).quantile(0.67)  # sigmoid(-2.944) = 0.05
 
 
 def main() -> None:
@@ -318,7 +318,7 @@ def main() -> None:
     training, one, many = make_batch(32, 32), make_batch(1, 1), make_batch(148, 1)
     if released:
         ours.load(released)
-        compare_training(ours, released, *training)
+        compare_training(ours, released, training)
 
     print("| task | program | median ms | p10-p90 | time / ours |\n|---|---|---|---|---|")
     if "train" in args.only:
@@ -334,7 +334,7 @@ def main() -> None:
     ours.task.eval()
     if released:
         released.model.eval()
-        let_boxes_pass(released.model, many[0], released, *many[1:])
+        let_boxes_pass(released, many)
         ours.load(released)
     if "one" in args.only:
         calls = {"ours": lambda: ours.answer(one[0])}
@@ -350,7 +350,7 @@ def main() -> None:
             calls["ours, bf16"] = lambda: ours.answer(many[0], bf16=True)
         if released:
             for name, size in (("released, batch 1", 1), ("released, batch 16", 16)):
-                batches = [part(*many, slice(i, i + size)) for i in range(0, 148, size)]
+                batches = [part(many, slice(i, i + size)) for i in range(0, 148, size)]
                 answers = [a for b in batches for a in released.answer(*b)]
                 compare_answers(ours.answer(many[0]), answers)
                 calls[name] = lambda batches=batches: [released.answer(*b) for b in batches]

@@ -178,7 +178,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory, worlds: Callable[[str], Pa
     home = tmp_path_factory.mktemp("trained")
     data = Path(shutil.copytree(worlds("charades_sta"), home / "data"))
     options = ["-c", "tasks/drn_toyworld.yaml", "-c", "logger/csv.yaml", *small]
-    options += ["--data.root", str(data), "--data.subsets", str(data / "subsets.json"), "--data.val_fraction", "0.4"]
+    options += [
+        "--data.root",
+        str(data),
+        "--data.subsets",
+        str(data / "subsets.json"),
+        "--data.val_fraction",
+        "0.4",
+    ]
     options += ["--model.stages", STAGES, "--trainer.log_every_n_steps", "1"]
     before = Path.cwd()
     os.chdir(home)

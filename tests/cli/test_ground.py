@@ -61,7 +61,12 @@ def test_checkpoint_alone_suffices(trained: Any, cli: Callable, moved: Path, tmp
     assert marked.duration_s == pytest.approx(duration, abs=0.5)
     assert marked.height > probe(moved).height, "the timeline below the picture is missing"
     best = record["answers"][0]["moments"][0]
-    for shown in (QUERIES[0][:10], f"{best['start_s']:.2f} s", f"{best['score']:.3f}", "my holiday.{json,png,mp4}"):
+    for shown in (
+        QUERIES[0][:10],
+        f"{best['start_s']:.2f} s",
+        f"{best['score']:.3f}",
+        "my holiday.{json,png,mp4}",
+    ):
         assert shown in done.out
 
 

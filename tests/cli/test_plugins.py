@@ -9,9 +9,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
+
+from groundzoo.tasks.launch import rebuild
 
 EXAMPLE = Path(__file__).parents[1] / "plugin_example"
 
@@ -89,12 +93,8 @@ def test_plugin_by_short_names_from_training_to_an_answer(command: Callable, wor
     assert len(record["answers"][0]["moments"]) == 5
 
 
-def test_checkpoint_of_a_missing_plugin_says_so(command: Callable, trained: object, tmp_path: Path) -> None:
-    import torch
-
-    from groundzoo.tasks.launch import rebuild
-
-    checkpoint = torch.load(trained.best, weights_only=True)  # type: ignore[attr-defined]
+def test_checkpoint_of_a_missing_plugin_says_so(trained: Any, tmp_path: Path) -> None:
+    checkpoint = torch.load(trained.best, weights_only=True)
     checkpoint["groundzoo"]["task"]["class_path"] = "gz_missing.task.ClipScorer"
     torch.save(checkpoint, tmp_path / "theirs.ckpt")
     with pytest.raises(Exception, match="gz_missing"):

@@ -126,7 +126,9 @@ def test_run_dir_is_obeyed(trained: Any, cli: Callable, tmp_path: Path) -> None:
     assert {p.name for p in (tmp_path / "mine").iterdir()} == {"metrics.json", "config_validate.yaml"}
 
 
-def test_validate_equals_what_fit_saw(trained: Any, cli: Callable, metrics: dict[str, Any], tmp_path: Path) -> None:
+def test_validate_equals_what_fit_saw(
+    trained: Any, cli: Callable, metrics: dict[str, Any], tmp_path: Path
+) -> None:
     done = cli("validate", *trained.options, "--ckpt_path", trained.last, "--run_dir", tmp_path / "mine")
     assert done.code == 0, done.err
     written = json.loads((tmp_path / "mine" / "metrics.json").read_text())
@@ -178,7 +180,7 @@ def test_resume_stays_in_the_folder_and_loses_nothing(resumed: tuple[Any, Any], 
 
 
 def test_learning_rate_given_now_wins(resumed: tuple[Any, Any], trained: Any) -> None:
-    run, done = resumed
+    run, _ = resumed
     before, after = (read_checkpoint(r.last)["optimizer_states"][0] for r in (trained, run))
     assert before["param_groups"][0]["lr"] == pytest.approx(1e-3)
     assert after["param_groups"][0]["lr"] == pytest.approx(2e-5)

@@ -27,7 +27,9 @@ def cpu_of(*words: str) -> tuple[float, subprocess.CompletedProcess[str]]:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, done
 
 
-@pytest.mark.parametrize("words", [["--help"], [], ["list"], ["list", "tasks"], ["--version"], ["ground", "--help"]])
+@pytest.mark.parametrize(
+    "words", [["--help"], [], ["list"], ["list", "tasks"], ["--version"], ["ground", "--help"]]
+)
 def test_light_verbs_are_fast_and_import_nothing_heavy(words: list[str]) -> None:
     probe = (
         "import sys, atexit; from groundzoo.cli import main\n"

@@ -100,7 +100,7 @@ def test_when_it_goes_offline(
         assert asked == [("api.wandb.ai", 443)]
 
 
-BROKEN_LOGGER = '''
+BROKEN_LOGGER = """
 from lightning.pytorch.loggers import Logger
 
 class BrokenLogger(Logger):
@@ -109,7 +109,7 @@ class BrokenLogger(Logger):
     def log_metrics(self, metrics, step=None):
         if any(key.startswith("val/") for key in metrics) and step >= {step}:
             raise ConnectionError("the logging service went away")
-'''
+"""
 
 
 def test_crash_of_a_logger_loses_no_checkpoint(
@@ -117,7 +117,11 @@ def test_crash_of_a_logger_loses_no_checkpoint(
 ) -> None:
     (tmp_path / "a_broken_logger.py").write_text(BROKEN_LOGGER.format(step=2))
     monkeypatch.syspath_prepend(tmp_path)
-    options = [*shorter(trained.options), "--trainer.max_epochs=3", "--trainer.logger=a_broken_logger.BrokenLogger"]
+    options = [
+        *shorter(trained.options),
+        "--trainer.max_epochs=3",
+        "--trainer.logger=a_broken_logger.BrokenLogger",
+    ]
     with pytest.raises(ConnectionError):
         cli("fit", *options)
     assert read_checkpoint(Path("run/checkpoints/last.ckpt"))["epoch"] == 1

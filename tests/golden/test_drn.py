@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import zlib
 from pathlib import Path
 
@@ -521,4 +522,6 @@ def test_pooling(path: Path) -> None:
 
 def test_the_golden_folder_is_read() -> None:
     folder = golden_folder("drn")
+    if not folder.is_dir() and "GROUNDZOO_GOLDEN" not in os.environ:
+        pytest.skip(f"{folder} does not exist (set GROUNDZOO_GOLDEN or GROUNDZOO_SHARED)")
     assert list(folder.glob("*.npz")), f"{folder} holds no golden files"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from groundzoo.zoo.video.base import FrameSpec, VideoEncoder, VideoFeatures
 from torch import Tensor
+
+from groundzoo.zoo.video.base import FrameSpec, VideoEncoder, VideoFeatures
 
 
 class MeanColour(VideoEncoder):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch.nn.functional as F
+from torch import nn
+
 from groundzoo.tasks.base import Stage, Step
 from groundzoo.tasks.moments import Candidates, MomentTask
 from groundzoo.zoo.batch import GroundingBatch
 from groundzoo.zoo.text.base import TextEncoder
 from groundzoo.zoo.video.base import VideoEncoder
 from groundzoo.zoo.video.clips import ClipPooling
-from torch import nn
 
 
 class ClipScorer(MomentTask):
