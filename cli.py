@@ -42,25 +42,28 @@ def main(argv: list[str] | None = None) -> None:
         argv: words after ``groundzoo``; those of this process unless given.
     """
     words = sys.argv[1:] if argv is None else argv
-    if words and words[0] in TRAINING_VERBS:
-        _log_plainly()
-        import_everything()
-        from .tasks.launch import GroundZooCLI
-
-        GroundZooCLI(argv)
-        return
-    parser = _parser()
     if not words:
-        parser.print_help()
+        _parser().print_help()
         return
-    config = parser.parse_args(words)
-    verbs = {"list": _list, "toyworld": _toyworld, "ground": _ground}
     try:
-        verbs[config.subcommand](config[config.subcommand])
-    except (ValueError, OSError, RuntimeError) as error:
+        if words[0] in TRAINING_VERBS:
+            _train(argv)
+        else:
+            config = _parser().parse_args(words)
+            verbs = {"list": _list, "toyworld": _toyworld, "ground": _ground}
+            verbs[config.subcommand](config[config.subcommand])
+    except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         if os.environ.get("GROUNDZOO_DEBUG"):
             raise
-        sys.exit(f"groundzoo {config.subcommand}: {error}")
+        sys.exit(f"groundzoo {words[0]}: {error}\n(GROUNDZOO_DEBUG=1 shows where this comes from)")
+
+
+def _train(argv: list[str] | None) -> None:
+    _log_plainly()
+    import_everything()
+    from .tasks.launch import GroundZooCLI
+
+    GroundZooCLI(argv)
 
 
 def _parser() -> ArgumentParser:

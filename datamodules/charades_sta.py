@@ -54,8 +54,8 @@ class CharadesSTA(GroundingDataModule):
         queries = self._read_file("train")
         if self.select_on_test:
             return queries
-        chosen = split == "val"
-        return [q for q in queries if held_out(q.video_id, self.val_fraction, self.seed) == chosen]
+        chosen = held_out({q.video_id for q in queries}, self.val_fraction, self.seed) if queries else set()
+        return [q for q in queries if (q.video_id in chosen) == (split == "val")]
 
     def vocabulary_texts(self) -> Iterable[str]:
         """Texts that the vocabulary is built from; `all` is train, then test, in the order of the files."""

@@ -46,22 +46,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def describe(encoder: VideoEncoder) -> dict[str, Any]:
-    """A manifest: what an encoder is, its settings (plain attributes) and how it was fed, JSON-ready."""
+    """A manifest: what an encoder is, its constructor's arguments and how it was fed, JSON-ready."""
     from importlib.metadata import version
 
     spec = encoder.spec
-    settings = {
-        name: value
-        for name, value in vars(encoder).items()
-        if isinstance(value, int | float | str) and not name.startswith("_") and name != "training"
-    }
     weights = hashlib.sha256()
     for name, value in sorted(encoder.state_dict().items()):
         weights.update(name.encode())
         weights.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return {
         "encoder": type(encoder).__name__,
-        "settings": settings,
+        "settings": json.loads(json.dumps(encoder.settings, default=str)),
         "weights_sha256": weights.hexdigest() if encoder.state_dict() else None,
         "dim": encoder.dim,
         "fps": spec.fps,

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from ..zoo.batch import GroundingBatch
 from ..zoo.temporal import best_constant_moment, tiou
@@ -21,7 +21,7 @@ from ..zoo.video.clips import ClipPooling
 from .annotations import AnnotationError, Query, SplitReport, clean, read_json
 from .extraction import build_store, default_store, find_videos
 from .features import FeatureError, FeatureStore
-from .loader import ResumableLoader
+from .loader import ResumableLoader, plain_loader
 
 log = logging.getLogger(__name__)
 TEMPORAL_WORDS = {"before", "after", "while", "then"}  # DRN, Sec. 5.4
@@ -210,6 +210,11 @@ class GroundingDataModule(L.LightningDataModule):
         """Encode the videos that have no features yet; one process per machine does this."""
         if self.features is None:
             task = self._task()
+            if task.video_encoder.trainable:
+                raise ValueError(
+                    f"{type(self).__name__} encodes every video once, before training: set "
+                    "model.video_encoder.trainable to false"
+                )
             needed = {q.video_id for split in ("train", "val", "test") for q in self.read(split)}
             files = {k: v for k, v in find_videos(self.videos).items() if k in needed}
             if not files:
@@ -246,9 +251,9 @@ class GroundingDataModule(L.LightningDataModule):
         """Batches of the test split, in the order of the file."""
         return self._loader("test", self.eval_batch_size)
 
-    def predict_dataloader(self) -> ResumableLoader[GroundingBatch]:
-        """The test split."""
-        return self.test_dataloader()
+    def predict_dataloader(self) -> DataLoader[GroundingBatch]:
+        """The test split; a plain loader, since Lightning rebuilds the one it predicts from."""
+        return plain_loader(self._datasets["test"], self.eval_batch_size, self.num_workers)
 
     def provenance(self) -> dict[str, Any]:
         """What a metric was computed on, JSON-ready: data set, counts, features."""
@@ -342,7 +347,10 @@ def _shuffled(queries: Sequence[Query], seed: int) -> list[Query]:
     ]
 
 
-def held_out(video_id: str, fraction: float, seed: int) -> bool:
-    """Whether a training video belongs to the held-out validation share; depends on (id, seed) alone."""
-    digest = hashlib.sha256(f"{seed}:{video_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < fraction * 2**64
+def held_out(video_ids: Iterable[str], fraction: float, seed: int) -> set[str]:
+    """The training videos that make the validation share: a hash of (seed, id) below `fraction`, at least one."""
+    share = {
+        video: int.from_bytes(hashlib.sha256(f"{seed}:{video}".encode()).digest()[:8], "big") / 2**64
+        for video in video_ids
+    }
+    return {video for video, value in share.items() if value < fraction} or {min(share, key=share.__getitem__)}

@@ -101,6 +101,17 @@ class ResumableLoader(DataLoader[Batch]):
         self._resume = dict(state)
 
 
+def plain_loader(dataset: Dataset[Any], batch_size: int, num_workers: int) -> DataLoader[Any]:
+    """All samples once, in order, dealt out to the processes of a group."""
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=EpochSampler(len(dataset), False, 0),  # type: ignore[arg-type]
+        num_workers=num_workers,
+        collate_fn=_as_made,
+    )
+
+
 def _as_made(batch: Any) -> Any:
     """Collate nothing: `__getitems__` made the batch."""
     return batch

@@ -158,7 +158,7 @@ class Task(L.LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Fit the vocabulary on the training texts, once; a checkpoint brings its own later."""
-        if self.text_encoder.vocabulary is None:
+        if self.text_encoder.vocabulary is None and not self.trainer.ckpt_path:
             texts = getattr(getattr(self.trainer, "datamodule", None), "vocabulary_texts", None)
             if texts is not None:
                 self.text_encoder.fit_vocabulary(texts())

@@ -1,13 +1,24 @@
-"""Loads checkpoints of DRN's released code (github.com/Alvin-Zeng/DRN) by their own parameter names."""
+"""Loads checkpoints of DRN's released code (github.com/Alvin-Zeng/DRN) by their own parameter names.
+
+As a command it turns one into a checkpoint for `groundzoo test` and `groundzoo.load`::
+
+    python -m groundzoo.tasks.drn_released THEIRS.pth Charades_word2id.json OURS.ckpt
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
+import lightning as L
 import torch
 from torch import Tensor
 
-from .drn import DRN
+from ..zoo.text.word_lstm import WordLSTM
+from ..zoo.video.precomputed import Precomputed
+from .drn import DRN, RELEASED_LOSS
 
 PREFIXES = {
     "query_encoder.embedding.": "text_encoder.embedding.",
@@ -68,3 +79,41 @@ def load_released(task: DRN, state_dict: dict[str, Tensor], vocabulary: Sequence
     others = {k: v for k, v in task.state_dict().items() if k.startswith(("video_encoder.", "metrics."))}
     task.load_state_dict(counters | others | renamed)
     task.enter_stage(len(task.stages) - 1)
+
+
+def convert(theirs: Path, vocabulary: Path, out: Path, window: int = 16, stride: int = 8) -> None:
+    """Turn a checkpoint of the released code into one of this package.
+
+    Args:
+        theirs: the authors' file: a state dict, bare or under ``state_dict``.
+        vocabulary: their JSON file of words and ids.
+        out: the new checkpoint.
+        window: frames per feature vector, 16 for their C3D and 64 for their I3D features.
+        stride: frames between feature vectors.
+    """
+    loaded: dict[str, Any] = torch.load(theirs, map_location="cpu", weights_only=True)
+    state = {k.removeprefix("module."): v for k, v in loaded.get("state_dict", loaded).items()}
+    ids: dict[str, int] = json.loads(vocabulary.read_text(encoding="utf-8"))
+    dim, text = len(state["prop_fc.weight"]), state["query_encoder.embedding.weight"].shape[1]
+    task = DRN(Precomputed(dim, window, stride), WordLSTM(text), loss=RELEASED_LOSS)
+    load_released(task, state, sorted(ids, key=ids.__getitem__))
+    video = {"class_path": "groundzoo.zoo.video.precomputed.Precomputed"}
+    task.recipe = {
+        "class_path": "groundzoo.tasks.drn.DRN",
+        "init_args": {
+            "video_encoder": video | {"init_args": {"dim": dim, "window": window, "stride": stride}},
+            "text_encoder": {
+                "class_path": "groundzoo.zoo.text.word_lstm.WordLSTM",
+                "init_args": {"embedding_dim": text},
+            },
+        },
+    }
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.strategy.connect(task)
+    trainer.save_checkpoint(out, weights_only=True)
+
+
+if __name__ == "__main__":
+    from jsonargparse import auto_cli
+
+    auto_cli(convert, as_positional=True)

@@ -173,11 +173,10 @@ class GroundZooCLI(LightningCLI):
 
     def _report_changes(self) -> None:
         checkpoint = self._own.get("ckpt_path")
-        if not checkpoint or not Path(checkpoint).is_file():
+        if self.subcommand != "fit" or not checkpoint or not Path(checkpoint).is_file():
             return
-        stored = read_checkpoint(Path(checkpoint)).get("groundzoo", {}).get("task") or {}
-        now = self._recipe()
-        changed = _differences(stored, now)
+        stored = read_checkpoint(Path(checkpoint)).get("groundzoo", {}).get("task")
+        changed = _differences(stored, self._recipe()) if stored is not None else {}
         for key, (old, new) in changed.items():
             _say(
                 f"model.{key} is {new!r} now; the checkpoint was trained with {old!r}. The value given now counts."

@@ -203,29 +203,33 @@ class RunFolder(Callback):
             console = Console()
             if not console.is_terminal:  # a log file has no width that the table must fit into
                 console.width = 200
-            console.print(metrics_table(values, [*measured, *self.references]))
+            console.print(*metrics_tables(values, [*measured, *self.references]))
 
 
-def metrics_table(values: dict[str, float], references: list[Reference]) -> Table:
-    """Our values, a column per subset of the data, beside the published ones.
+def metrics_tables(values: dict[str, float], references: list[Reference]) -> list[Table]:
+    """Our values beside published ones; where there are subsets of the data, a second table with a row each.
 
     Args:
         values: by names such as ``test/R1@0.5`` or, on a subset, ``test/temporal/R1@0.5``.
         references: published values.
     """
-    cells: dict[str, dict[str, float]] = {}
+    main, parts = Table(title="metrics"), Table(title="on parts of the data")
+    for column in ("metric", "this run", *(f"{r.name} ({r.source})" for r in references)):
+        main.add_column(column, justify="left" if column == "metric" else "right", overflow="fold")
+    subsets: dict[str, dict[str, float]] = {}
     for key, value in values.items():
-        stage, *subset, metric = key.split("/")
-        cells.setdefault(f"{stage}/{metric}", {})["/".join(subset)] = value
-    subsets = list(dict.fromkeys(subset for row in cells.values() for subset in row if subset))
-    table = Table(title="metrics")
-    for column in ("metric", "this run", *subsets, *(f"{r.name} ({r.source})" for r in references)):
-        first = column == "metric"  # its names stay whole, whatever the width
-        table.add_column(column, justify="left" if first else "right", no_wrap=first, overflow="fold")
-    for key, row in cells.items():
-        numbers = [row.get("", None), *(row.get(s) for s in subsets), *(r.values.get(key) for r in references)]
-        table.add_row(key, *("" if n is None else f"{n:.2f}" for n in numbers))
-    return table
+        _, *subset, metric = key.split("/")
+        if subset:
+            subsets.setdefault("/".join(subset), {})[metric] = value
+        else:
+            published = (r.values.get(key) for r in references)
+            main.add_row(key, f"{value:.2f}", *("" if p is None else f"{p:.2f}" for p in published))
+    columns = list(dict.fromkeys(metric for row in subsets.values() for metric in row))
+    for column in ("subset", *columns):
+        parts.add_column(column, justify="left" if column == "subset" else "right")
+    for name, row in subsets.items():
+        parts.add_row(name, *(f"{row[c]:.1f}" if c in row else "" for c in columns))
+    return [main, parts] if subsets else [main]
 
 
 class RandomState(Callback):

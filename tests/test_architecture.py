@@ -11,10 +11,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("zoo", "datamodules", "tasks")
-SOURCES = sorted(p for room in ROOMS for p in (ROOT / room).rglob("*.py")) + [
-    ROOT / "cli.py",
-    ROOT / "__init__.py",
-]
+SOURCES = sorted(p for room in ROOMS for p in (ROOT / room).rglob("*.py"))
+SOURCES += [ROOT / "cli.py", ROOT / "__init__.py"]
 ALLOWED = {"zoo": {"zoo"}, "datamodules": {"datamodules", "zoo"}, "tasks": {"tasks", "zoo"}}
 
 

@@ -1,4 +1,4 @@
-"""A tiny DRN, random batches for it, and a small data set in the format of Charades-STA; for tests of all rooms."""
+"""A tiny DRN, random batches for it, and a small data set in the format of Charades-STA."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from groundzoo.zoo.video.clips import ClipPooling
 from groundzoo.zoo.video.precomputed import Precomputed
 
 DIM = 6
-WORDS = "a person opens the door then sits down on red chair while another one walks away from it".split()
+WORDS = (  # noqa: SIM905
+    "a person opens the door then sits down on red chair while another one walks away from it"
+).split()
 STAGES = (
     Stage(("match", "location"), "grounder", 1e-2, 1),
     Stage(("quality",), "quality", 1e-2, 1),
@@ -103,7 +105,7 @@ def chosen(batch: GroundingBatch, rows: list[int]) -> GroundingBatch:
 
 
 def write_charades(root: Path, videos: int = 12, per_video: int = 3, test: int = 3, dim: int = DIM) -> Path:
-    """Annotations and features (``root/features``) of a random data set; the last `test` videos are the test split."""
+    """Annotations and features (``root/features``) of random videos; the last `test` ones are the test split."""
     rng = np.random.default_rng(1)
     (root / "features").mkdir(parents=True)
     lines: dict[str, list[str]] = {"train": [], "test": []}

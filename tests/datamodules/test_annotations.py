@@ -70,9 +70,7 @@ def test_what_is_wrong_in_charades_sta(charades: CharadesSTA) -> None:
 def test_two_sources_of_durations(charades: CharadesSTA) -> None:
     other = CharadesSTA(charades.root, durations="csv", select_on_test=True)
     pairs = [
-        (a, b)
-        for split in ("train", "test")
-        for a, b in zip(charades.read(split), other.read(split), strict=True)
+        (a, b) for split in ("train", "test") for a, b in zip(charades.read(split), other.read(split), strict=True)
     ]
     assert all((a.query_id, a.text, a.start_s) == (b.query_id, b.text, b.start_s) for a, b in pairs)
     differences = [abs(a.duration_s - b.duration_s) for a, b in pairs]
@@ -119,7 +117,9 @@ def test_activitynet_captions(shared_data: Path, split: str, official: int, vide
     assert len(report.repaired[END]) == ends
     assert all(q.text == q.text.strip() for q in queries)
     if split == "train":
-        assert report.dropped == {EMPTY: ["v_N7ppHQNikv8#2", "v_4rKTw99bM8g#1", "v_0bosp4-pyTM#3", "v_rhOtqArO-3Y#5"]}
+        assert report.dropped == {
+            EMPTY: ["v_N7ppHQNikv8#2", "v_4rKTw99bM8g#1", "v_0bosp4-pyTM#3", "v_rhOtqArO-3Y#5"]
+        }
         assert report.used == official - 4
     else:
         assert report.used == official
@@ -340,7 +340,7 @@ def test_json_that_is_none(tmp_path: Path) -> None:
         else:
             with pytest.raises(AnnotationError, match=rf"train\.json: {message}"):
                 read_moments_json(path)
-    with pytest.raises(AnnotationError, match="gone.json does not exist"):
+    with pytest.raises(AnnotationError, match=r"gone\.json does not exist"):
         read_moments_json(tmp_path / "gone.json")
     (tmp_path / "train.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(AnnotationError, match=r"train\.json: not a JSON file"):
@@ -348,7 +348,11 @@ def test_json_that_is_none(tmp_path: Path) -> None:
 
 
 def test_json_with_odd_values(tmp_path: Path) -> None:
-    odd = {"duration": 10, "timestamps": [[1, 2], [math.nan, 2], [3, math.inf]], "sentences": [" a \n", None, "🚪"]}
+    odd = {
+        "duration": 10,
+        "timestamps": [[1, 2], [math.nan, 2], [3, math.inf]],
+        "sentences": [" a \n", None, "🚪"],
+    }
     queries = read_moments_json(moments_json(tmp_path, {"v": odd}))
     assert [q.text for q in queries] == ["a", "", "🚪"]
     report = counts(queries, training=True)

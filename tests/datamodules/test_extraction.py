@@ -28,7 +28,10 @@ class FirstPixel(VideoEncoder):
     def forward(self, frames: torch.Tensor) -> VideoFeatures:
         spec, T = self.spec, frames.shape[1]
         rows = [
-            [videos.read_code(frames[0, min(k * spec.stride + i, T - 1)].permute(1, 2, 0).numpy()) for i in range(spec.window)]
+            [
+                videos.read_code(frames[0, min(k * spec.stride + i, T - 1)].permute(1, 2, 0).numpy())
+                for i in range(spec.window)
+            ]
             for k in range(spec.num_units(T))
         ]
         return VideoFeatures(torch.tensor(rows, dtype=torch.float32)[None])
@@ -105,9 +108,7 @@ def test_bad_videos_are_set_aside_and_named(folder: Path, tmp_path: Path, worker
     assert not [f for f in out.iterdir() if f.name.startswith(".")]
 
 
-def test_encoding_goes_on_where_it_stopped(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_encoding_goes_on_where_it_stopped(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     encoder, files = PixelGrid(grid=4, size=16), find_videos(folder)
     files = files | {"bad": tmp_path / "gone.mp4"}
     seen: list[str] = []

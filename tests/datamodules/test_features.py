@@ -194,7 +194,9 @@ def test_contradicting_manifest_names_what(tmp_path: Path, kind: str, key: str, 
     write_json(manifest, stored | {key: value})
     with pytest.raises(FeatureError, match=rf"{key} is {value}, not") as error:
         store.check(ENCODER)
-    assert all(f"{other} is" not in str(error.value) for other in ("dim", "fps", "window", "stride") if other != key)
+    assert all(
+        f"{other} is" not in str(error.value) for other in ("dim", "fps", "window", "stride") if other != key
+    )
 
 
 def test_manifest_that_is_none(tmp_path: Path) -> None:

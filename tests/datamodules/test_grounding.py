@@ -234,7 +234,7 @@ def test_features_that_contradict_the_encoder(root: Path) -> None:
 
 def test_no_videos_no_features(root: Path) -> None:
     (root / "videos").mkdir()
-    with pytest.raises(FeatureError, match="none of the 12 annotated videos is in .*videos"):
+    with pytest.raises(FeatureError, match=r"none of the 12 annotated videos is in .*videos"):
         module(root, features=None, encoder=PixelGrid())
     (root / "videos" / "VID01.mp4").write_text("no video")
     with pytest.raises(VideoError, match=r"none of 1 videos could be encoded: .*VID01\.mp4"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import Counter
+from itertools import chain
 
 import pytest
 import torch
@@ -23,7 +24,9 @@ class Numbers(Dataset[list[int]]):
         return list(indices)
 
 
-def loader(length: int = 22, batch: int = 4, shuffle: bool = True, workers: int = 0, seed: int = 3) -> ResumableLoader:
+def loader(
+    length: int = 22, batch: int = 4, shuffle: bool = True, workers: int = 0, seed: int = 3
+) -> ResumableLoader:
     return ResumableLoader(Numbers(length), batch, shuffle, seed, workers)
 
 
@@ -41,11 +44,11 @@ def test_every_epoch_has_an_order_of_its_own() -> None:
     first, second = epoch(loader(), 0), epoch(loader(), 1)
     for order in (first, second):
         assert [len(batch) for batch in order] == [4, 4, 4, 4, 4, 2]
-        assert sorted(sum(order, [])) == list(range(22))
+        assert sorted(chain(*order)) == list(range(22))
     assert first != second
     assert epoch(loader(), 1) == second
     assert epoch(loader(seed=4), 1) != second
-    assert sum(epoch(loader(shuffle=False), 5), []) == list(range(22))
+    assert list(chain(*epoch(loader(shuffle=False), 5))) == list(range(22))
 
 
 def test_order_does_not_depend_on_random_numbers_nor_uses_them() -> None:
@@ -116,7 +119,7 @@ def test_processes_share_all_samples(monkeypatch: pytest.MonkeyPatch, length: in
         sampler.set_epoch(4)
         dealt.append(list(sampler))
         assert len(dealt[-1]) == len(sampler) == -(-length // world)
-    times = Counter(sum(dealt, []))
+    times = Counter(chain(*dealt))
     assert set(times) == set(range(length))
     assert sum(times.values()) - length < world  # no more repetitions than needed to make shares equal
     assert max(times.values()) - min(times.values()) <= 1

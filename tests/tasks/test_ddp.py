@@ -84,9 +84,7 @@ def test_all_stages_run_and_ranks_stay_equal(ranks: list[dict[str, Any]]) -> Non
         for name in a:
             if "running_" not in name and "num_batches" not in name:  # statistics are each rank's own until synced
                 assert torch.equal(a[name], b[name]), (epoch, name)
-    moved = {
-        k: {name for name in first[0] if not torch.equal(first[k - 1][name], first[k][name])} for k in (1, 2)
-    }
+    moved = {k: {name for name in first[0] if not torch.equal(first[k - 1][name], first[k][name])} for k in (1, 2)}
     assert any(name.startswith("network.head.quality.") for name in moved[1])
     assert all(name.startswith("network.head.quality.") for name in moved[1]), moved[1]
     assert any(name.startswith("text_encoder.lstm") for name in moved[2])

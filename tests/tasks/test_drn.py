@@ -324,9 +324,7 @@ def test_targets_against_a_loop(seed: int, ranges: tuple[tuple[float, float], ..
 def test_targets_want_a_range_per_level() -> None:
     output, moments = random_output(0)
     with pytest.raises(ValueError, match="names 2 levels, the network has 3"):
-        assign_targets(
-            moments, output.locations, output.levels, 16, LossOptions(level_ranges=((0, 4), (4, 99)))
-        )
+        assign_targets(moments, output.locations, output.levels, 16, LossOptions(level_ranges=((0, 4), (4, 99))))
 
 
 @pytest.mark.parametrize("seed", SEEDS)

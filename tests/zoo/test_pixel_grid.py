@@ -63,7 +63,7 @@ def test_motion_that_leaves_mean_colours_alone_is_seen() -> None:
     """A checkerboard of finer cells that swaps from frame to frame."""
     board = (torch.arange(16)[:, None] // 2 + torch.arange(16)[None] // 2) % 2
     clip = torch.stack([board if k % 2 else 1 - board for k in range(6)]).float()[None, :, None]
-    colour, change, energy = ENCODER(clip.expand(-1, -1, 3, -1, -1)).grid.split(3, dim=-1)
+    _, change, energy = ENCODER(clip.expand(-1, -1, 3, -1, -1)).grid.split(3, dim=-1)
     assert change.abs().max() < 1e-4
     assert energy.min() > 50
 
@@ -83,5 +83,5 @@ def test_wrong_settings() -> None:
 
 
 def test_precomputed_features_cannot_be_computed() -> None:
-    with pytest.raises(ValueError, match="C3D.*features.*folder"):
+    with pytest.raises(ValueError, match=r"C3D.*features.*folder"):
         Precomputed(4096, name="C3D")(frames(4))

@@ -102,7 +102,8 @@ def test_focal_loss_of_huge_logits_is_finite_with_gradient(label: int) -> None:
 def test_interval_loss_is_minus_log_of_the_overlap(seed: int) -> None:
     g = torch.Generator().manual_seed(seed)
     pred, target = (torch.rand(30, 2, generator=g).double() * 9 + 0.05 for _ in range(2))
-    expected = [-math.log(overlap([-p[0], p[1]], [-t[0], t[1]])) for p, t in zip(pred.tolist(), target.tolist())]
+    pairs = zip(pred.tolist(), target.tolist(), strict=True)
+    expected = [-math.log(overlap([-p[0], p[1]], [-t[0], t[1]])) for p, t in pairs]
     np.testing.assert_allclose(interval_iou_loss(pred, target), expected, rtol=1e-6, atol=1e-7)
 
 

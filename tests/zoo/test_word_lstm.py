@@ -31,7 +31,7 @@ def test_tokens_are_lower_case_treebank_words_without_full_stops() -> None:
 
 
 def test_ids_count_from_one_in_order_of_appearance(encoder: WordLSTM) -> None:
-    words = "a person opens the door sits then down on chair".split()
+    words = ["a", "person", "opens", "the", "door", "sits", "then", "down", "on", "chair"]
     assert encoder.vocabulary == words
     ids, lengths = encoder.encode_ids(["the door", "a zebra", "", "..."])
     assert ids.tolist() == [[4, 5], [1, 11], [11, 0], [11, 0]]

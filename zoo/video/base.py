@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -59,10 +60,22 @@ class VideoEncoder(nn.Module, ABC):
         dim: width D of the output vectors.
         spec: frame rate, window, stride and size of the input.
         trainable: whether a task may train it.
+        settings: the constructor's arguments, defaults included.
     """
 
     dim: int
     spec: FrameSpec
+
+    settings: dict[str, Any]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> VideoEncoder:
+        """Remember the constructor's arguments: they are part of the manifest of all features made."""
+        encoder = super().__new__(cls)
+        bound = inspect.signature(cls.__init__).bind_partial(encoder, *args, **kwargs)
+        bound.apply_defaults()
+        settings = {k: v for k, v in bound.arguments.items() if k != "self"}
+        object.__setattr__(encoder, "settings", settings)
+        return encoder
 
     def __init__(self, trainable: bool = False) -> None:
         super().__init__()
