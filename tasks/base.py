@@ -100,6 +100,7 @@ class Task(L.LightningModule, ABC):
         self.stages = tuple(stages)
         self.stage_index = 0
         self.recipe: dict[str, Any] | None = None  # class path and arguments, to be rebuilt from
+        self.trained: dict[str, int] = {}  # epoch and step of the checkpoint that was loaded
         self.metrics = nn.ModuleDict({stage: self.metric() for stage in ("val", "test")})
 
     # ---- the paper's part -------------------------------------------------------------------------------
@@ -167,10 +168,11 @@ class Task(L.LightningModule, ABC):
     def configure_optimizers(self) -> Any:
         """Adam on the parameters of the current stage."""
         stage = self.stage
+        scaled = "mixed" in str(self.trainer.precision)  # Lightning clips no gradients of a fused optimiser then
         optimizer = torch.optim.Adam(
             [p for p in self.parameters() if p.requires_grad],
             lr=stage.lr,
-            fused=self.device.type in ("cpu", "cuda"),
+            fused=self.device.type in ("cpu", "cuda") and not scaled,
         )
         if stage.schedule == "constant":
             return optimizer
@@ -183,11 +185,15 @@ class Task(L.LightningModule, ABC):
         """On resume, optimiser and scheduler come from the checkpoint; the learning rate given now counts."""
         for optimizer in self.trainer.optimizers:
             for group in optimizer.param_groups:
-                group["lr"] *= self.stage.lr / group.get("initial_lr", group["lr"])
-                if "initial_lr" in group:
-                    group["initial_lr"] = self.stage.lr
+                group.pop("initial_lr", None)
+                group["lr"] = self.stage.lr
         for config in self.trainer.lr_scheduler_configs:
-            config.scheduler.base_lrs = [self.stage.lr] * len(config.scheduler.base_lrs)
+            scheduler = config.scheduler
+            assert isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
+            scheduler.base_lrs = [self.stage.lr] * len(scheduler.base_lrs)
+            for group, share in zip(scheduler.optimizer.param_groups, scheduler.lr_lambdas, strict=True):
+                group["initial_lr"] = self.stage.lr
+                group["lr"] = self.stage.lr * share(scheduler.last_epoch)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One optimiser step's loss."""
@@ -244,13 +250,17 @@ class Task(L.LightningModule, ABC):
         metric.reset()
         self.log_dict(values, rank_zero_only=False, sync_dist=False)
 
-    def mean_over_ranks(self, value: Tensor) -> Tensor:
-        """Mean of a count over all processes, so that a sum divided by it is a mean over the global batch."""
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            value = value.clone()
-            dist.all_reduce(value)
-            value = value / dist.get_world_size()
-        return value
+    def normaliser(self, count: Tensor) -> Tensor:
+        """What a sum over this process's samples is divided by, so that the mean over processes is global.
+
+        Gradients are averaged over processes: with a count of c_r in process r of R, this is sum(c_r) / R,
+        and never less than 1 / R.
+        """
+        if not (dist.is_available() and dist.is_initialized()):
+            return count.clamp(min=1)
+        total = count.clone()
+        dist.all_reduce(total)
+        return total.clamp(min=1) / dist.get_world_size()
 
     # ---- checkpoints ------------------------------------------------------------------------------------
 
@@ -273,6 +283,7 @@ class Task(L.LightningModule, ABC):
         stored = checkpoint.get("groundzoo")
         if stored is None:
             raise ValueError("this checkpoint was not written by groundzoo; see the docs on importing weights")
+        self.trained = {"epoch": checkpoint.get("epoch", 0), "step": checkpoint.get("global_step", 0)}
         if stored["vocabulary"] is not None:
             self.text_encoder.set_vocabulary(stored["vocabulary"])
             self.text_encoder.to(self.device)

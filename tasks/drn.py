@@ -338,7 +338,7 @@ def drn_losses(
     moments: Tensor,
     options: LossOptions,
     quality: Literal["iou", "centerness", "none"] = "iou",
-    mean_over_ranks: Callable[[Tensor], Tensor] = lambda count: count,
+    normaliser: Callable[[Tensor], Tensor] = lambda count: count.clamp(min=1),
 ) -> dict[str, Tensor]:
     """Eq. 5, 6 and 7, in float32 and without a loop over samples.
 
@@ -347,21 +347,21 @@ def drn_losses(
         moments: ``(B, 2)`` truth, as shares of the video.
         options: which locations count.
         quality: the kind of quality head.
-        mean_over_ranks: averages a count over processes, so that losses are means over the global batch.
+        normaliser: turns a count of this process into what a sum is divided by; see `Task.normaliser`.
 
     Returns:
         Scalars ``match``, ``location`` and, with a quality head, ``quality``.
     """
     positive, targets = assign_targets(moments, output.locations, output.levels, output.num_clips, options)
     B = moments.shape[0]
-    num_positive = mean_over_ranks(positive.sum().float())
+    num_positive = normaliser(positive.sum().float())
     extra = B if options.match_normaliser == "positives_and_batch" else 0
     focal = sigmoid_focal_loss(output.match_logits.float(), positive)  # Eq. 6
     targets = torch.where(positive[..., None], targets, 1.0)  # keeps the log finite outside
     regression = torch.where(positive, interval_iou_loss(output.distances, targets), 0.0)  # Eq. 5
     losses = {
-        "match": focal.sum() / (num_positive + extra).clamp(min=1),
-        "location": regression.sum() / num_positive.clamp(min=1),
+        "match": focal.sum() / normaliser(positive.sum().float() + extra),
+        "location": regression.sum() / num_positive,
     }
     if output.quality_logits is None:
         return losses
@@ -369,7 +369,7 @@ def drn_losses(
     if quality == "centerness":  # FCOS: sqrt(min / max) inside the moment
         centre = (targets.amin(-1) / targets.amax(-1)).clamp(min=0).sqrt()
         entropy = F.binary_cross_entropy_with_logits(logits, centre, reduction="none")
-        losses["quality"] = (entropy * positive).sum() / num_positive.clamp(min=1)
+        losses["quality"] = (entropy * positive).sum() / num_positive
         return losses
     boxes = output.boxes
     if options.clip_quality_boxes == "all":
@@ -381,7 +381,7 @@ def drn_losses(
     counted = torch.ones_like(positive) if options.quality_min_iou is None else iou > options.quality_min_iou
     smooth = F.smooth_l1_loss(logits.sigmoid(), iou, reduction="none") * counted  # Eq. 7
     if options.quality_reduction == "mean":
-        losses["quality"] = smooth.sum() / mean_over_ranks(counted.sum().float()).clamp(min=1)
+        losses["quality"] = smooth.sum() / normaliser(counted.sum().float())
     else:
         losses["quality"] = smooth.sum() / B
     return losses
@@ -465,6 +465,6 @@ class DRN(MomentTask):
         output: DRNOutput = self.network(batch.clips, batch.bounds, batch.video_index, text)
         losses = {}
         if stage != "predict":
-            losses = drn_losses(output, batch.moments, self.loss, self.quality, self.mean_over_ranks)
+            losses = drn_losses(output, batch.moments, self.loss, self.quality, self.normaliser)
         use_quality = self.ranks_by_quality
         return Step(losses, None if stage == "train" else decode(output, use_quality, self.score_threshold))

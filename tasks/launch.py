@@ -54,7 +54,12 @@ class PackagedConfig(ActionConfigFile):
             packaged = packaged_configs() / values
             if packaged.is_file():
                 values = str(packaged)
-        super().__call__(parser, cfg, values, option_string)
+        try:
+            super().__call__(parser, cfg, values, option_string)
+        except (TypeError, ValueError) as error:
+            if "Problems parsing config" in str(error):  # a syntax error, which does not name its file
+                raise type(error)(f"{values}: {error}") from error
+            raise
 
 
 class HelpfulParser(LightningArgumentParser):
@@ -173,9 +178,11 @@ class GroundZooCLI(LightningCLI):
 
     def _report_changes(self) -> None:
         checkpoint = self._own.get("ckpt_path")
-        if self.subcommand != "fit" or not checkpoint or not Path(checkpoint).is_file():
+        if not checkpoint or checkpoint in ("best", "last", "hpc") or "://" in checkpoint:  # Lightning finds these
             return
-        stored = read_checkpoint(Path(checkpoint)).get("groundzoo", {}).get("task")
+        stored = read_checkpoint(Path(checkpoint)).get("groundzoo", {}).get("task")  # a bad file ends it here
+        if self.subcommand != "fit":
+            return
         changed = _differences(stored, self._recipe()) if stored is not None else {}
         for key, (old, new) in changed.items():
             _say(

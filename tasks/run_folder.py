@@ -180,9 +180,10 @@ class RunFolder(Callback):
             return
         values = {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith(f"{stage}/")}
         data: Any = getattr(trainer, "datamodule", None)
+        now = {"epoch": trainer.current_epoch, "step": trainer.global_step}
+        trained = now if trainer.state.fn == "fit" else getattr(trainer.lightning_module, "trained", now)
         provenance = {
-            "epoch": trainer.current_epoch,
-            "step": trainer.global_step,
+            **trained,
             "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
             "config_sha256": hashlib.sha256(self.config.encode()).hexdigest(),
             "data": data.provenance() if hasattr(data, "provenance") else type(data).__name__,

@@ -39,6 +39,19 @@ class StageSchedule(Callback):
         if stage == "fit" and (trainer.max_epochs is None or not 0 <= trainer.max_epochs < total):
             trainer.fit_loop.max_epochs = total
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Behind a checkpoint of an epoch's last batch: what Lightning leaves out, validation and a new stage."""
+        loop = trainer.fit_loop
+        batches = loop.epoch_loop
+        ended = batches.restarted_on_train_batch_end and batches.batch_progress.is_last_batch
+        if not (loop.restarted_mid_epoch and ended):
+            return
+        if trainer.enable_validation and trainer.current_epoch % (trainer.check_val_every_n_epoch or 1) == 0:
+            trainer.validating = True
+            batches.val_loop.run()
+            trainer.training = True
+        self.on_train_epoch_start(trainer, pl_module)
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Enter the stage that this epoch belongs to."""
         task = _task(pl_module)
@@ -62,7 +75,7 @@ class StageSchedule(Callback):
         task = _task(pl_module)
         value = trainer.callback_metrics.get(task.monitor)
         last = task.stage_index == len(task.stages) - 1
-        if trainer.state.fn != "fit" or trainer.sanity_checking or value is None or last:
+        if trainer.state.fn != "fit" or trainer.sanity_checking or value is None or last or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if self.best is None or not math.isfinite(self.best) or value.item() > self.best:
             self.best = value.item()

@@ -40,7 +40,7 @@ def tiny_task(
     kind: type[DRN] = DRN,
     **network: Any,
 ) -> DRN:
-    """A DRN of a few thousand weights with a fitted vocabulary; its heads louder than at a real start unless told."""
+    """A DRN of a few thousand weights with a fitted vocabulary; `loud` makes its predictions vary more."""
     torch.manual_seed(seed)
     text = WordLSTM(embedding_dim=5, hidden_dim=hidden)
     text.fit_vocabulary([" ".join(WORDS)])

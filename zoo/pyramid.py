@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class TemporalConv(nn.Conv1d):
-    """Conv1d with "same" padding that computes in channels-last order, 1.5 to 2 times faster on CPUs.
+    """Conv1d with "same" padding that computes in channels-last order, which CPUs do faster.
 
     Takes and returns ``(B, C, T)``; a transposed ``(B, T, C)`` is the layout it likes best. Parameters are
     those of `nn.Conv1d`, the weight stored channels-last so that no call has to convert it.
@@ -18,27 +18,29 @@ class TemporalConv(nn.Conv1d):
 
     def __init__(self, in_dim: int, out_dim: int, kernel: int = 3, stride: int = 1, bias: bool = True) -> None:
         super().__init__(in_dim, out_dim, kernel, stride=stride, padding=kernel // 2, bias=bias)
+        self.stride_2d, self.padding_2d = (1, stride), (0, kernel // 2)
         self.weight = nn.Parameter(self.weight.detach().transpose(1, 2).contiguous().transpose(1, 2))
 
     def forward(self, x: Tensor) -> Tensor:
         """``(B, in, T) -> (B, out, ceil(T / stride))``."""
         image = x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
         weight = self.weight.unsqueeze(2)
-        return F.conv2d(image, weight, self.bias, (1, *self.stride), (0, self.padding[0])).squeeze(2)
+        return F.conv2d(image, weight, self.bias, self.stride_2d, self.padding_2d).squeeze(2)
 
 
 class ConvBNReLU(nn.Sequential):
     """Convolution over time, batch norm, ReLU; ``(B, in, T) -> (B, out, ceil(T / stride))``. Odd `kernel`."""
 
     def __init__(self, in_dim: int, out_dim: int, kernel: int = 3, stride: int = 1, bias: bool = False) -> None:
+        convolution = TemporalConv(in_dim, out_dim, kernel, stride, bias)
+        nn.init.kaiming_uniform_(convolution.weight, a=1)
+        if convolution.bias is not None:
+            nn.init.zeros_(convolution.bias)
         super().__init__(
-            TemporalConv(in_dim, out_dim, kernel, stride, bias),
+            convolution,
             nn.BatchNorm2d(out_dim),  # over (B, 1, T): keeps the channels-last order, which BatchNorm1d does not
             nn.ReLU(inplace=True),
         )
-        nn.init.kaiming_uniform_(self[0].weight, a=1)
-        if bias:
-            nn.init.zeros_(self[0].bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""

@@ -106,7 +106,7 @@ def test_wrong_inputs(words: list[str], expected: str, trained: Any, cli: Callab
     done = cli("ground", *words)
     assert done.code == 1
     assert expected in done.err
-    assert len(done.err.strip().splitlines()) == 1, done.err
+    assert len(done.err.strip().splitlines()) <= 2, f"a wall of text: {done.err}"
     assert not Path("grounded").exists()
 
 

@@ -144,9 +144,20 @@ def test_predict_writes_predictions_and_no_metrics(trained: Any, cli: Callable, 
     assert predicted == (trained.folder / "predictions.jsonl").read_text()
 
 
-def test_missing_checkpoint(trained: Any, cli: Callable) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        cli("test", *trained.options, "--ckpt_path", "nowhere.ckpt", "--run_dir", "mine")
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
+def test_missing_checkpoint_is_noticed_first(verb: str, trained: Any, cli: Callable) -> None:
+    done = cli(verb, *trained.options, "--ckpt_path", "nowhere.ckpt", "--run_dir", "mine")
+    assert done.code == 1
+    assert "nowhere.ckpt does not exist" in done.err
+    assert "Traceback" not in done.err
+    assert not Path("mine").exists()
+
+
+def test_missing_data_are_named_without_a_traceback(trained: Any, cli: Callable) -> None:
+    done = cli("fit", *trained.options, "--data.root", "nowhere", "--run_dir", "mine")
+    assert done.code == 1
+    assert "nowhere/Charades_duration.json does not exist" in done.err
+    assert "Traceback" not in done.err
 
 
 # ---- resuming -------------------------------------------------------------------------------------------
@@ -202,5 +213,7 @@ def test_difference_to_the_checkpoint_is_printed(resumed: tuple[Any, Any], train
 
 def test_network_of_other_widths_is_refused(trained: Any, cli: Callable, tmp_path: Path) -> None:
     options = [*trained.options, "--model.network.pyramid_dim=16"]
-    with pytest.raises(RuntimeError, match="size mismatch"):
-        cli("test", *options, "--ckpt_path", trained.best, "--run_dir", tmp_path / "mine")
+    done = cli("test", *options, "--ckpt_path", trained.best, "--run_dir", tmp_path / "mine")
+    assert done.code == 1
+    assert "size mismatch" in done.err
+    assert not (tmp_path / "mine" / "metrics.json").exists()

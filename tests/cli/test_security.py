@@ -56,8 +56,10 @@ def test_payload_is_refused_by_ground(poisoned: Path, trained: Any, cli: Callabl
 
 @pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
 def test_payload_is_refused_by_training_verbs(verb: str, poisoned: Path, trained: Any, cli: Callable) -> None:
-    with pytest.raises(ValueError, match="holds code, which is never run"):
-        cli(verb, *trained.options, "--ckpt_path", poisoned, "--run_dir", "mine")
+    done = cli(verb, *trained.options, "--ckpt_path", poisoned, "--run_dir", "mine")
+    assert done.code == 1
+    assert "holds code, which is never run" in done.err
+    assert "weights_only" not in done.err, "the message tells how to run the payload"
     assert not Path("payload_has_run").exists()
 
 

@@ -192,11 +192,11 @@ def per_epoch(run: Path) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("workers", "epoch", "offset"), [(0, 1, 2), (2, 2, 3), (0, 3, 2)])
+@pytest.mark.parametrize(("workers", "epoch", "offset"), [(0, 1, 2), (0, 2, 1), (2, 2, 3), (0, 3, 2)])
 def test_killed_run_goes_on_exactly(
     world: Path, undisturbed: Path, tmp_path: Path, workers: int, epoch: int, offset: int
 ) -> None:
-    """kill -9 in the middle of an epoch of every stage, and right behind a change of stage."""
+    """kill -9 in the middle of an epoch of every stage, and between a stage's last batch and its validation."""
     run = tmp_path / "run"
     n = per_epoch(undisturbed)
     assert n >= 4

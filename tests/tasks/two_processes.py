@@ -33,12 +33,12 @@ def gradients(rule: str, rows: list[int], world: int) -> tuple[dict[str, float],
     losses = task.step(chosen(random_batch(8, videos=8), rows), "train").losses
     sum(losses.values()).backward()
     grads = {name: p.grad for name, p in task.named_parameters() if p.grad is not None}
+    values = {name: value.detach().clone() for name, value in losses.items()}
     if world > 1:
-        for grad in grads.values():
-            dist.all_reduce(grad)
-            grad /= world
-    values = {name: task.mean_over_ranks(value.detach()).item() for name, value in losses.items()}
-    return values, grads
+        for tensor in (*grads.values(), *values.values()):
+            dist.all_reduce(tensor)
+            tensor /= world
+    return {name: value.item() for name, value in values.items()}, grads
 
 
 def seen(metric: MomentRecall, rows: list[int]) -> None:

@@ -117,6 +117,7 @@ class WordLSTM(TextEncoder):
         vectors, found = read_embeddings(self.embeddings, words, self.embedding.embedding_dim)
         with torch.no_grad():
             self.embedding.weight[1:-1] = vectors.to(self.embedding.weight)
+            self.embedding.weight[-1] = 0  # unknown words, like words that the file lacks
         log.info("vocabulary of %d words, %d of them in %s", len(words), int(found.sum()), self.embeddings)
 
     def set_vocabulary(self, words: Sequence[str]) -> None:
