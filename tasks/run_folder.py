@@ -16,6 +16,7 @@ from typing import Any
 import lightning as L
 import torch
 import torch.distributed as dist
+import yaml
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from rich.console import Console
@@ -93,7 +94,7 @@ class RunFolder(Callback):
             write_atomically(self.folder / name, self.config)
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):
-                    logger.experiment.config.update({"config": self.config}, allow_val_change=True)
+                    logger.experiment.config.update(yaml.safe_load(self.config), allow_val_change=True)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the vocabulary, where the text encoder has one of its own."""
