@@ -14,7 +14,7 @@ demo: $(STAMP)
 	$(RUN) fit --config tasks/drn_toyworld.yaml $(TOYWORLD) --run_dir $(OUT)/run
 	$(RUN) test --config tasks/drn_toyworld.yaml $(TOYWORLD) --ckpt_path $(OUT)/run/checkpoints/best.ckpt
 	@video=$$(head -n 1 $(OUT)/toyworld/charades_sta_test.txt | cut -d ' ' -f 1); \
-	sed -n "s/^$$video .*\#\#//p" $(OUT)/toyworld/charades_sta_test.txt | tr '\n' '\0' | xargs -0 -t \
+	sed -n "s/^$$video .*##//p" $(OUT)/toyworld/charades_sta_test.txt | tr '\n' '\0' | xargs -0 -t \
 	  $(RUN) ground --ckpt $(OUT)/run/checkpoints/best.ckpt --out $(OUT)/grounded $(OUT)/toyworld/videos/$$video.mp4
 	@echo "run folder: $(OUT)/run (metrics.json, predictions.jsonl, figures/); answers: $(OUT)/grounded"
 
