@@ -168,7 +168,8 @@ class Task(L.LightningModule, ABC):
     def configure_optimizers(self) -> Any:
         """Adam on the parameters of the current stage."""
         stage = self.stage
-        scaled = "mixed" in str(self.trainer.precision)  # Lightning clips no gradients of a fused optimiser then
+        attached = self._trainer is not None  # a user's own loop has no trainer
+        scaled = attached and "mixed" in str(self.trainer.precision)  # Lightning then clips no fused optimiser's
         optimizer = torch.optim.Adam(
             [p for p in self.parameters() if p.requires_grad],
             lr=stage.lr,
