@@ -156,8 +156,8 @@ class GroundingDataModule(L.LightningDataModule):
         subsets: JSON file ``{name: [query ids]}``; metrics are also reported for each group. The group
             `temporal` (queries with before, after, while or then) is always there.
         seed: of the order of training samples and of a held-out validation split.
-        shuffle_queries: give every query the sentence of another one: a control that shows how much of the
-            result comes from the videos alone.
+        shuffle_queries: give every training query the sentence of another one: a control that shows how much
+            of the result comes from the videos alone.
     """
 
     splits: Mapping[str, str]
@@ -319,7 +319,7 @@ class GroundingDataModule(L.LightningDataModule):
         if not present:
             raise AnnotationError(f"{type(self).__name__}: no usable query. {report}")
         self.reports[split] = report
-        if self.shuffle_queries:
+        if self.shuffle_queries and split == "train":
             present = _shuffled(present, self.seed)
         return GroundingDataset(
             present,
