@@ -108,6 +108,10 @@ def test_variants_depend_on_what_they_should(options: dict[str, object]) -> None
 # ---- stages --------------------------------------------------------------------------------------------
 
 
+# Constants that the softmax or batch norm behind them takes away: their gradient is zero or rounding noise.
+WITHOUT_EFFECT = ("attention.w1.bias", "_tower.0.bias", "quality.0.0.bias", "quality.1.0.bias")
+
+
 @pytest.mark.parametrize("quality", ["iou", "centerness", "none"])
 @pytest.mark.parametrize("fusion", ["multi", "same", "first"])
 def test_gradient_reaches_every_parameter_in_some_stage(quality: str, fusion: str) -> None:
@@ -119,7 +123,11 @@ def test_gradient_reaches_every_parameter_in_some_stage(quality: str, fusion: st
         losses = task.train().step(batch, "train").losses
         sum(losses[name] for name in task.stage.losses).backward()
         trainable = {name for name, p in task.named_parameters() if p.requires_grad}
-        got = {name for name, p in task.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+        got = {
+            name
+            for name, p in task.named_parameters()
+            if p.grad is not None and (p.grad.abs().sum() > 0 or name.endswith(WITHOUT_EFFECT))
+        }
         assert got <= trainable
         assert got == trainable, trainable - got
         reached |= got
