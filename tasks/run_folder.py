@@ -85,6 +85,7 @@ class RunFolder(Callback):
     def __init__(self, folder: str | Path, config: str, references: list[Reference]) -> None:
         self.folder, self.config, self.references = Path(folder), config, references
         self._predictions: list[Prediction] = []
+        self._evaluated: int | None = None  # queries that were answered, each counted once
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write the configuration before anything can fail."""
@@ -150,6 +151,7 @@ class RunFolder(Callback):
             return
         by_index = {record["index"]: record for part in collected for record in part}  # a repeated sample once
         records = [by_index[i] for i in sorted(by_index)]
+        self._evaluated = len(records)
         text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         write_atomically(self.folder / "predictions.jsonl", text)
         log.info("%d predictions in %s", len(records), self.folder / "predictions.jsonl")
@@ -188,6 +190,7 @@ class RunFolder(Callback):
             "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
             "config_sha256": hashlib.sha256(self.config.encode()).hexdigest(),
             "data": data.provenance() if hasattr(data, "provenance") else type(data).__name__,
+            "evaluated": self._evaluated,
             "precision": str(trainer.precision),
             "devices": trainer.world_size,
             "versions": versions(),
