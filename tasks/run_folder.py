@@ -163,18 +163,20 @@ class RunFolder(Callback):
             return
         from .pictures import save, timeline
 
-        figures = [timeline(r["duration_s"], [(r["query"], r["moments"], r.get("target"))]) for r in drawable]
-        for record, figure in zip(drawable, figures, strict=True):
-            save(figure, self.folder / "figures" / f"{record['query_id'].replace('#', '_')}.png")
+        pictures = []
+        for record in drawable:
+            path = self.folder / "figures" / f"{record['query_id'].replace('#', '_')}.png"
+            row = (record["query"], record["moments"], record.get("target"))
+            save(timeline(record["duration_s"], [row]), path)
+            pictures.append(str(path))
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                import wandb
-
-                rows = [
-                    [r["query_id"], r["query"], json.dumps(r["moments"][:1]), str(r.get("target")), wandb.Image(f)]
-                    for r, f in zip(drawable, figures, strict=True)
-                ]
-                logger.log_table("predictions", ["id", "query", "best moment", "target", "timeline"], rows)
+                rows = [[r["query_id"], r["query"], str(r["moments"][:1]), str(r.get("target"))] for r in drawable]
+                logger.log_table("predictions", ["id", "query", "best moment", "target"], rows)
+                # beside the table: pictures inside one are lost in offline mode
+                logger.log_image(
+                    "timelines", pictures, caption=[f"{r['query_id']} {r['query']}" for r in drawable]
+                )
 
     # ---- metrics ----------------------------------------------------------------------------------------
 
