@@ -190,7 +190,8 @@ class Task(L.LightningModule, ABC):
                 group["lr"] = self.stage.lr
         for config in self.trainer.lr_scheduler_configs:
             scheduler = config.scheduler
-            assert isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR)
+            if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
+                continue  # a task's own schedule
             scheduler.base_lrs = [self.stage.lr] * len(scheduler.base_lrs)
             for group, share in zip(scheduler.optimizer.param_groups, scheduler.lr_lambdas, strict=True):
                 group["initial_lr"] = self.stage.lr
