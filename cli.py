@@ -83,7 +83,7 @@ def _parser() -> ArgumentParser:
 
     toyworld = ArgumentParser(description="Make a procedural world of acting shapes: videos and annotations.")
     toyworld.add_argument("out", type=str, help="folder to make")
-    toyworld.add_argument("--videos", type=int, default=1200, help="how many")
+    toyworld.add_argument("--videos", type=int, default=1300, help="how many")
     toyworld.add_argument("--seed", type=int, default=0, help="another seed, another world")
     toyworld.add_argument("--preset", type=str, default="default", help="default or w1")
     toyworld.add_argument("--format", type=str, default="charades_sta", help="whose annotation format is written")

@@ -83,9 +83,9 @@ def encode(path: Path, frames: Iterable[Frames], fps: int) -> None:
         stream = None
         for frame in frames:
             if stream is None:
-                stream = container.add_stream(
-                    "libx264", rate=fps, options={"preset": "veryfast", "crf": "23", "g": "16"}
-                )
+                # without mbtree: for small pictures x264's macroblock tree differs from run to run
+                settings = {"preset": "veryfast", "crf": "23", "g": "16", "x264-params": "mbtree=0"}
+                stream = container.add_stream("libx264", rate=fps, options=settings)
                 stream.height, stream.width = frame.shape[:2]
                 stream.pix_fmt = "yuv420p"
                 stream.codec_context.thread_count = 1  # the cores are busy with other videos
