@@ -104,6 +104,17 @@ def test_decord_reads_back_what_was_encoded(tmp_path):
     assert (tmp_path / "a.mp4").stat().st_size < 120_000
 
 
+def test_encode_writes_the_same_file_every_time(tmp_path):
+    for index in (6, 53):  # these differed from run to run with x264's macroblock tree
+        video = script_video(PRESETS["default"], 0, index)
+        frames = list(render_frames(video))
+        files = set()
+        for _ in range(4):
+            encode(tmp_path / "a.mp4", frames, video.fps)
+            files.add((tmp_path / "a.mp4").read_bytes())
+        assert len(files) == 1
+
+
 def test_encode_refuses_a_video_without_frames(tmp_path):
     with pytest.raises(ValueError, match="no frames"):
         encode(tmp_path / "a.mp4", iter([]), 6)
