@@ -63,7 +63,7 @@ def describe(encoder: VideoEncoder) -> dict[str, Any]:
         "window": spec.window,
         "stride": spec.stride,
         "size": list(spec.size) if spec.size else None,
-        "resize": "decoder, bilinear",
+        "resize": "by the decoder",
         "decoder": f"decord2 {version('decord2')}",
     }
 

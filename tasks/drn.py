@@ -426,8 +426,6 @@ class DRN(MomentTask):
             metric has the protocol of the benchmark.
     """
 
-    monitor = "val/R1@0.5"
-
     def __init__(
         self,
         video_encoder: VideoEncoder,

@@ -209,7 +209,8 @@ class GroundZooCLI(LightningCLI):
             RunFolder(self.run_dir, self.config_yaml, self._get(self.config_init, "references")),
             RandomState(),
         ]
-        if given.enable_progress_bar is not False and sys.stderr.isatty():
+        progress_bar = given.enable_progress_bar is not False and sys.stderr.isatty()
+        if progress_bar:
             callbacks.append(RichProgressBar())
         if self.subcommand == "fit":
             checkpoints = self.run_dir / "checkpoints"
@@ -229,7 +230,7 @@ class GroundZooCLI(LightningCLI):
             "callbacks": callbacks,
             "logger": chosen or False,
             "plugins": [*plugins, AtomicCheckpointIO()],
-            "enable_progress_bar": given.enable_progress_bar is not False and sys.stderr.isatty(),
+            "enable_progress_bar": progress_bar,
         }
         return self._instantiate_trainer({**given, **settings, **kwargs}, [])
 
