@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -20,6 +22,11 @@ Size = tuple[int, int]  # (height, width) in pixels
 SAME_TIME_S = 1e-3  # Matroska rounds times to a millisecond: a time this close before a picture means that picture
 TRUSTED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}  # containers that decord indexes correctly
 USUAL_FPS = 25.0  # assumed where a file has neither a frame rate nor usable times
+
+# PyAV's filter graphs are freed by the garbage collector. In a forked process that crashes or hangs, since decoder
+# threads do not survive a fork: what a child inherits is never collected there.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=gc.freeze)
 
 
 class VideoError(RuntimeError):
@@ -162,6 +169,7 @@ def _filters(size: Size, width: int, height: int, pixels: str, quarters: int) ->
     from av.filter import Graph
 
     graph = Graph()
+    graph.threads = 1  # a picture is small, and threads do not survive a fork
     links = [graph.add_buffer(width=width, height=height, format=pixels, time_base=Fraction(1, 1000))]
     links += [graph.add("transpose", "2") for _ in range(quarters)]  # a quarter turn counter-clockwise
     links += [graph.add("scale", f"{size[1]}:{size[0]}"), graph.add("format", "rgb24"), graph.add("buffersink")]

@@ -206,7 +206,8 @@ class FrameReader:
             return
         wanted = [self._index.numbers_at(self._times(view.fps, chunk)) for view in views]
         sizes = [view.size or (self.info.height, self.info.width) for view in views]
-        pieces = Walker(self._index).pieces(wanted, sizes, chunk)
+        self._walker = Walker(self._index)
+        pieces = self._walker.pieces(wanted, sizes, chunk)
         while (piece := self._within_time(lambda: next(pieces, None))) is not None:
             number, frames, missing = piece
             self._warn_of(missing, len(frames))

@@ -19,7 +19,6 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from groundzoo.datamodules import video
 from groundzoo.datamodules.marking import mark_moments, thumbnails, write_video
 from groundzoo.datamodules.video import FrameReader, VideoError, probe, read_frames
 
