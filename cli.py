@@ -27,11 +27,12 @@ TRAINING_VERBS = {
     "test": "Evaluate on the test split and write predictions.",
     "predict": "Write predictions.",
 }
+EXTRACT = "Turn videos into a feature store: any encoders, any number of devices, resumable."
 ROOMS = {
-    "tasks": ("tasks", {"Task", "MomentTask"}),
-    "video encoders": ("zoo/video", {"VideoEncoder"}),
-    "text encoders": ("zoo/text", {"TextEncoder"}),
-    "data modules": ("datamodules", {"LightningDataModule", "GroundingDataModule"}),
+    "tasks": (("tasks",), {"Task", "MomentTask"}),
+    "video encoders": (("zoo/video", "zoo/audio"), {"VideoEncoder"}),
+    "text encoders": (("zoo/text",), {"TextEncoder"}),
+    "data modules": (("datamodules",), {"LightningDataModule", "GroundingDataModule"}),
 }
 
 
@@ -48,6 +49,8 @@ def main(argv: list[str] | None = None) -> None:
     try:
         if words[0] in TRAINING_VERBS:
             _train(argv)
+        elif words[0] == "extract":
+            _extract(words[1:])
         else:
             config = _parser().parse_args(words)
             verbs = {"list": _list, "toyworld": _toyworld, "ground": _ground}
@@ -76,6 +79,8 @@ def _parser() -> ArgumentParser:
     verbs = parser.add_subcommands(required=True, dest="subcommand", metavar="VERB")
     for verb, text in TRAINING_VERBS.items():  # listed here, run by Lightning's command line
         verbs.add_subcommand(verb, ArgumentParser(description=text), help=text)
+
+    verbs.add_subcommand("extract", ArgumentParser(description=EXTRACT), help=EXTRACT)
 
     listing = ArgumentParser(description="List tasks, encoders, data modules and packaged configurations.")
     listing.add_argument("what", nargs="?", default="all", type=str, help="a part of a section's name, e.g. tasks")
@@ -149,9 +154,11 @@ def _classes(folder: Path) -> Iterator[tuple[str, set[str], str]]:
 def _list(config: Namespace) -> None:
     root = Path(__file__).parent
     sections: dict[str, list[tuple[str, str]]] = {}
-    for title, (folder, bases) in ROOMS.items():
-        found = [(name, text) for name, parents, text in _classes(root / folder) if parents & bases]
-        sections[title] = [(name, text) for name, text in found if name not in bases]
+    for title, (folders, bases) in ROOMS.items():
+        classes = [c for folder in folders for c in _classes(root / folder)]
+        sections[title] = [
+            (name, text) for name, parents, text in classes if parents & bases and name not in bases
+        ]
     configs = Path(str(resources.files(__package__))) / "configs"
     sections["configs"] = [
         (p.relative_to(configs).as_posix(), p.read_text(encoding="utf-8").split("\n")[0].lstrip("# "))
@@ -161,11 +168,32 @@ def _list(config: Namespace) -> None:
     chosen = {t: rows for t, rows in sections.items() if config.what == "all" or config.what in t}
     if not chosen:
         raise ValueError(f"nothing is called '{config.what}'; choose from {', '.join(sections)}")
+    if "encoders" in config.what:
+        chosen["published weights"] = _weights()
     width = max((len(name) for rows in chosen.values() for name, _ in rows), default=0)
     for title, rows in chosen.items():
         print(title)
         for name, text in rows or [("(none)", "")]:
             print(f"  {name:<{width}}  {text}")
+
+
+def _weights() -> list[tuple[str, str]]:
+    """What is known of published weights: how they are fed, what they give, whose they are."""
+    from .zoo.video.published import PUBLISHED
+
+    rows = []
+    for name, entry in PUBLISHED.items():
+        spec = entry.spec
+        rate = "every frame" if spec.fps is None else f"{spec.fps:g} {'samples/s' if spec.sound else 'fps'}"
+        grid = "no grid" if entry.grid is None else "grid {}x{}x{}".format(*entry.grid)
+        rows.append(
+            (
+                name,
+                f"{entry.encoder}: {entry.dim}-d, {grid}, {rate}, window {spec.window}, stride {spec.stride}; "
+                f"{entry.parameters / 1e6:.1f} M parameters; {entry.licence}; {entry.source}",
+            )
+        )
+    return rows
 
 
 def _toyworld(config: Namespace) -> None:
@@ -175,13 +203,105 @@ def _toyworld(config: Namespace) -> None:
     print(generate(config.out, overrides=dict(config.world), **options))
 
 
+# ---- features -------------------------------------------------------------------------------------------
+
+
+def _extract(words: list[str]) -> None:
+    _log_plainly()
+    import_everything()
+    from .tasks.launch import DEVICE_OPTIONS, NO_NEWS, EncoderConfig, HelpfulParser
+    from .zoo.video.base import VideoEncoder
+    from .zoo.video.combined import Combined
+
+    parser = HelpfulParser(prog="groundzoo extract", description=EXTRACT, allow_abbrev=False)
+    parser.add_argument(
+        "-c", "--config", action=EncoderConfig, help="YAML file, here or in the package; its video encoder counts."
+    )
+    parser.add_subclass_arguments(VideoEncoder, "video_encoder", required=False)
+    parser.add_argument("--videos", type=str | None, default=None, help="folder, list of paths, or csv (path, id)")
+    parser.add_argument(
+        "--out", type=str | None, default=None, help="the store: a folder; one below it per encoder"
+    )
+    parser.add_argument("--check", type=str | None, default=None, help="only look whether this store is sound")
+    parser.add_argument("--grid", type=bool, default=False, help="store the cells of every unit, too")
+    parser.add_argument("--dtype", type=Literal["float16", "float32"], default="float16", help="precision on disk")
+    parser.add_argument("--batch_size", type=int, default=16, help="passes of the network per batch")
+    parser.add_argument("--num_workers", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="decoders")
+    parser.add_argument("--retry", type=bool, default=False, help="try videos in quarantine again")
+    trainer: dict[str, Any] = {"accelerator": "auto", "devices": "auto", "strategy": "auto"}
+    trainer |= {"num_nodes": 1, "precision": "32-true"}
+    for name in DEVICE_OPTIONS:
+        parser.add_argument(f"--trainer.{name}", type=Any, default=trainer[name], help="see Lightning's Trainer")
+    config = parser.parse_args(words)
+    if config.check is not None:
+        return _check(Path(config.check), config.videos)
+    for name in ("video_encoder", "videos", "out"):
+        if config[name] is None:
+            raise ValueError(f"give --{name if name != 'video_encoder' else 'config with a video encoder'}")
+    from lightning import Trainer
+
+    from .datamodules.extraction import Extraction
+    from .datamodules.video_files import find_videos
+
+    videos = find_videos(config.videos)
+    if not videos:
+        raise ValueError(f"there are no videos in {config.videos}")
+    encoder = parser.instantiate_classes(config).video_encoder
+    parts = list(encoder.parts) if isinstance(encoder, Combined) else [encoder]
+    out = Path(config.out)
+    stores = [out] if len(parts) == 1 else [out / f"{k}-{type(part).__name__}" for k, part in enumerate(parts)]
+    options = {k: config[k] for k in ("batch_size", "num_workers", "dtype", "retry")}
+    extraction = Extraction(parts, stores, videos, grids=config.grid, **options)
+    quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary"), False)
+    quiet |= {"enable_progress_bar": False, "use_distributed_sampler": False}  # it has its own of both
+    for message in (*NO_NEWS, "predict returned None"):
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # of the hardware that is not used
+    engine = Trainer(**vars(config.trainer), **quiet)
+    engine.predict(extraction, return_predictions=False)
+    if engine.is_global_zero:
+        _report(stores, len(videos))
+
+
+def _report(stores: list[Path], wanted: int) -> None:
+    """How many videos are where, and which are not."""
+    from .datamodules.features import FeatureError, FeatureStore
+    from .datamodules.shards import quarantined
+
+    for store in stores:
+        failed = quarantined(store)
+        try:
+            count = len(FeatureStore(store).ids)
+        except FeatureError:
+            count = 0
+        print(f"{store}: {count} of {wanted} videos" + (f", {len(failed)} in quarantine:" if failed else ""))
+        for video, reason in sorted(failed.items()):
+            print(f"  {video}: {reason}")
+        if count == 0:
+            sys.exit(f"groundzoo extract: not one of {wanted} videos could be encoded (see above)")
+
+
+def _check(store: Path, videos: str | None) -> None:
+    """Print what is wrong with a store, and exit with 1 if anything is."""
+    from .datamodules.features import FeatureStore
+    from .datamodules.store_check import check_store
+    from .datamodules.video_files import find_videos
+
+    problems = check_store(store, find_videos(videos) if videos is not None else None)
+    for problem in problems:
+        print(problem)
+    if problems:
+        sys.exit(f"groundzoo extract: {len(problems)} problem(s) in {store}")
+    print(f"{store}: {len(FeatureStore(store).ids)} videos, nothing wrong")
+
+
 # ---- from a user's own video ----------------------------------------------------------------------------
 
 
 def load_task(checkpoint: str | Path, device: str = "cpu") -> Task:
     """See `groundzoo.load`."""
     import_everything()
-    from .datamodules.extraction import encode_video
+    from .datamodules.collecting import encode_video
     from .tasks.launch import rebuild
 
     task = rebuild(Path(checkpoint), device)

@@ -1,159 +1,217 @@
-"""From video files to features, once per video."""
+"""Features of many videos: decoding in workers, encoding in batches, writing each video when it is whole."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Literal
 
-import numpy as np
+import lightning as L
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch import nn
 from tqdm import tqdm
 
-from ..zoo.video.base import VideoEncoder, VideoUnits
-from .features import MANIFEST, QUARANTINE, FeatureStore, describe, write_json
-from .video import FrameReader, VideoError
+from ..zoo.video.base import VideoEncoder
+from ..zoo.video.combined import Combined
+from .collecting import BATCH_SIZE, Collector
+from .features import (
+    MANIFEST,
+    NOT_IN_FEATURES,
+    FeatureError,
+    FeatureStore,
+    StackedStore,
+    describe,
+    differences,
+    open_store,
+)
+from .packets import VideoError
+from .passes import PassBatch, PassLoader, Work
+from .shards import LOOSE, QUARANTINE, ShardWriter, quarantined, read_header, shard_files, write_json
 
 log = logging.getLogger(__name__)
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".ts")
-CHUNK_FRAMES = 256
+DType = Literal["float16", "float32"]
 
 
-def find_videos(folder: str | Path) -> dict[str, Path]:
-    """Video files of a folder by name without extension; of equal names the first suffix above wins."""
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise VideoError(f"video folder {folder} does not exist")
-    found = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in VIDEO_SUFFIXES]
-    found.sort(key=lambda f: VIDEO_SUFFIXES.index(f.suffix.lower()), reverse=True)
-    return {f.stem: f for f in found}
+def default_store(root: Path, encoder: VideoEncoder) -> Path | list[Path]:
+    """Folder of an encoder's features under `root`; another encoder or setting gets another folder.
+
+    A `Combined` encoder has a folder for each part.
+    """
+    if isinstance(encoder, Combined):
+        return [root / _folder(part) for part in encoder.parts]
+    return root / _folder(encoder)
 
 
-@torch.inference_mode()
-def encode_video(encoder: VideoEncoder, path: Path) -> VideoUnits:
-    """Read a video of any length in pieces and encode it; the pieces leave no trace in the result.
+def _folder(encoder: VideoEncoder) -> str:
+    made = describe(encoder)
+    made["settings"] = {k: v for k, v in made["settings"].items() if k not in NOT_IN_FEATURES}
+    digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode()).hexdigest()
+    return f"{type(encoder).__name__}-{digest[:8]}"
+
+
+class Extraction(L.LightningModule):
+    """Encodes many videos with one or more encoders, each into its store; run it with ``Trainer.predict``.
+
+    Videos are dealt out to processes by their place in the list, whatever is done already, so that processes
+    that start at different times agree. Each video is decoded once for all encoders that lack it.
 
     Args:
-        encoder: says how it wants to be fed.
-        path: the file.
+        encoders: frozen encoders.
+        stores: a folder per encoder.
+        videos: files by video id.
+        batch_size: passes per batch.
+        num_workers: decoding processes, per process of the trainer.
+        grids: also store the cells of encoders that have a grid.
+        dtype: precision of the stores.
+        retry: try videos again that are in quarantine.
 
     Raises:
-        VideoError: the file cannot be read.
+        FeatureError: a store was made by another encoder or with other settings; says what differs.
     """
-    spec = encoder.spec
-    device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
-    waiting = torch.empty(0)
-    done: list[Tensor] = []
-    units = frames = ahead = 0  # ahead: frames between the last unit and the next, where windows leave gaps
 
-    def encode(piece: Tensor) -> None:
-        nonlocal units
-        out = encoder(piece[None].to(device)).frames[0]
-        done.append(out.float().cpu())
-        units += len(out)
+    def __init__(
+        self,
+        encoders: Sequence[VideoEncoder],
+        stores: Sequence[Path],
+        videos: Mapping[str, Path],
+        batch_size: int = BATCH_SIZE,
+        num_workers: int = 2,
+        grids: bool = False,
+        dtype: DType = "float16",
+        retry: bool = False,
+    ) -> None:
+        super().__init__()
+        self.encoders = nn.ModuleList(encoders)
+        self.parts, self.stores, self.videos = list(encoders), list(stores), dict(videos)
+        self.batch_size, self.num_workers, self.grids, self.retry = batch_size, num_workers, grids, retry
+        for encoder, store in zip(self.parts, self.stores, strict=True):
+            grid = list(encoder.grid) if grids and encoder.grid else None
+            _claim(store, describe(encoder) | {"grid": grid, "dtype": dtype})
+        self.writers = [ShardWriter(store, dtype) for store in self.stores]
+        self.collector: Collector | None = None
+        self._bar: Any = None
 
-    with FrameReader(path) as reader:
-        duration_s = reader.info.duration_s
-        for piece, _ in reader.chunks(fps=spec.fps, chunk=max(CHUNK_FRAMES, spec.window), size=spec.size):
-            frames += len(piece)
-            ahead, piece = max(0, ahead - len(piece)), piece[ahead:]
-            waiting = torch.cat([waiting, piece]) if len(waiting) else piece
-            complete = (len(waiting) - spec.window) // spec.stride + 1
-            if complete > 0:
-                encode(waiting[: (complete - 1) * spec.stride + spec.window])
-                ahead = max(0, complete * spec.stride - len(waiting))
-                waiting = waiting[complete * spec.stride :]
-    if frames == 0:
-        raise VideoError(f"{path}: no frame could be read")
-    if units < spec.num_units(frames):  # the last window is incomplete
-        encode(waiting)
-    return VideoUnits(torch.cat(done), frames, duration_s)
+    def work(self, rank: int = 0, world_size: int = 1) -> list[tuple[str, Work]]:
+        """What is left to do for one process."""
+        done: list[set[str]] = []
+        for store in self.stores:
+            known = {video for path in shard_files(store) for video in read_header(path)}
+            done.append(known if self.retry else known | set(quarantined(store)))
+        left = []
+        for video_id, path in list(self.videos.items())[rank::world_size]:
+            missing = tuple(k for k, known in enumerate(done) if video_id not in known)
+            if missing:
+                left.append((video_id, Work(path, missing)))
+        return left
+
+    def loader(self, rank: int = 0, world_size: int = 1, pin_memory: bool = False) -> PassLoader:
+        """Batches of one process; also starts its progress bar."""
+        work = self.work(rank, world_size)
+        self.collector = Collector(self.parts, self.writers, work, self.grids)
+        names = ", ".join(type(e).__name__ for e in self.parts)
+        share = len(list(self.videos)[rank::world_size])
+        self._bar = tqdm(
+            total=share, initial=share - len(work), desc=f"encode videos ({names})", unit="video", disable=None
+        )
+        specs = [encoder.spec for encoder in self.parts]
+        return PassLoader(
+            specs, [w for _, w in work], self.batch_size, self.num_workers, self.collector.is_finished, pin_memory
+        )
+
+    def encode(self, batch: PassBatch) -> None:
+        """Encode a batch and write the videos that it completes."""
+        assert self.collector is not None
+        before = set(self.collector.failed)
+        self._bar.update(self.collector.encode(batch))
+        for video_id in self.collector.failed.keys() - before:
+            log.warning("quarantined %s: %s", video_id, self.collector.failed[video_id])
+
+    def close(self) -> None:
+        """End the progress bar."""
+        self._bar.close()
+
+    def finish(self) -> None:
+        """Put loose files together and drop quarantine records of videos that succeeded."""
+        for writer in self.writers:
+            writer.compact()
+            known = {video for path in shard_files(writer.store) for video in read_header(path)}
+            for record in (writer.store / QUARANTINE).glob("[!.]*.json"):
+                if json.loads(record.read_text(encoding="utf-8"))["video"] in known:
+                    record.unlink()
+            for folder in (writer.store / LOOSE, writer.store / QUARANTINE):
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
+
+    # ---- Lightning --------------------------------------------------------------------------------------
+
+    def predict_dataloader(self) -> Any:
+        """The share of this process."""
+        return self.loader(self.trainer.global_rank, self.trainer.world_size, self.device.type == "cuda")
+
+    def predict_step(self, batch: Any, batch_idx: int) -> None:
+        """Encode one batch."""
+        self.encode(batch)
+
+    def on_predict_end(self) -> None:
+        """One process tidies up when all are done."""
+        self.close()
+        self.trainer.strategy.barrier("features are written")
+        if self.trainer.is_global_zero:
+            self.finish()
+        self.trainer.strategy.barrier("shards are complete")
 
 
-class _Encoding(Dataset[tuple[str, str | None]]):
-    """Item i encodes and stores video i; the loader's workers are the parallelism."""
-
-    def __init__(self, encoder: VideoEncoder, videos: list[tuple[str, Path]], out: Path) -> None:
-        self.encoder, self.videos, self.out = encoder, videos, out
-
-    def __len__(self) -> int:
-        return len(self.videos)
-
-    def __getitem__(self, i: int) -> tuple[str, str | None]:
-        video_id, path = self.videos[i]
-        try:
-            encoded = encode_video(self.encoder, path)
-        except VideoError as error:
-            return video_id, str(error)
-        temporary = self.out / f".{video_id}.{os.getpid()}"
-        with temporary.open("wb") as file:
-            np.savez(
-                file,
-                units=encoded.units.numpy().astype(np.float16),
-                num_frames=encoded.num_frames,
-                duration_s=encoded.duration_s,
+def _claim(store: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest of a new store; compare with that of an old one."""
+    path = store / MANIFEST
+    if path.exists():
+        wrong = differences(json.loads(path.read_text(encoding="utf-8")), manifest)
+        if wrong:
+            raise FeatureError(
+                f"features {store} were made otherwise: {'; '.join(wrong)}. Choose another folder, or delete "
+                "this one."
             )
-        os.replace(temporary, self.out / f"{video_id}.npz")
-        return video_id, None
-
-
-def default_store(root: Path, encoder: VideoEncoder) -> Path:
-    """Folder of an encoder's features under `root`; another encoder or setting gets another folder."""
-    digest = hashlib.sha256(json.dumps(describe(encoder), sort_keys=True).encode()).hexdigest()
-    return root / f"{type(encoder).__name__}-{digest[:8]}"
+        return
+    store.mkdir(parents=True, exist_ok=True)
+    write_json(path, manifest)
 
 
 def build_store(
-    encoder: VideoEncoder,
-    videos: Mapping[str, Path],
-    out: Path,
-    num_workers: int = 0,
-) -> FeatureStore:
-    """Encode the videos that `out` lacks; every video file is written whole or not at all.
+    encoder: VideoEncoder, videos: Mapping[str, Path], out: Path | list[Path], num_workers: int = 0
+) -> FeatureStore | StackedStore:
+    """Encode the videos that are not in the store yet, in this process and its workers.
 
-    Videos that cannot be read are listed with the reason in ``quarantine.json`` and left out; delete that
-    file to try them again.
+    Videos that cannot be read are kept in quarantine with the reason and left out; delete the store's folder
+    ``quarantine`` to try them again.
 
     Args:
-        encoder: a frozen encoder.
+        encoder: a frozen encoder; on the GPU while it works, where there is one.
         videos: files by video id.
-        out: folder of the store.
-        num_workers: processes that decode and encode, 0 = this one. An encoder with weights runs in this
-            process on the accelerator where there is one.
+        out: the store; one per part of a `Combined` encoder.
+        num_workers: processes that decode, 0 = this one.
 
     Raises:
         VideoError: not a single video could be read.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    manifest = out / MANIFEST
-    if not manifest.exists():
-        write_json(manifest, describe(encoder))
-    quarantine: dict[str, str] = {}
-    if (out / QUARANTINE).exists():
-        quarantine = json.loads((out / QUARANTINE).read_text(encoding="utf-8"))
-    missing = [(k, v) for k, v in videos.items() if k not in quarantine and not (out / f"{k}.npz").exists()]
-    if missing:
-        on_gpu = torch.cuda.is_available() and any(True for _ in encoder.parameters())
-        loader = DataLoader(
-            _Encoding(encoder.cuda() if on_gpu else encoder, missing, out),
-            batch_size=None,
-            num_workers=0 if on_gpu else min(num_workers, len(missing)),
-            generator=torch.Generator(),  # a run's random numbers do not depend on what is encoded already
+    parts = list(encoder.parts) if isinstance(encoder, Combined) else [encoder]
+    stores = [out] if isinstance(out, Path) else out
+    extraction = Extraction(parts, stores, videos, num_workers=num_workers)
+    if extraction.work():
+        home = next((p.device for p in encoder.parameters()), torch.device("cpu"))
+        device = torch.device("cuda") if torch.cuda.is_available() else home
+        extraction.encoders.to(device)
+        with torch.inference_mode():
+            for batch in extraction.loader():
+                extraction.encode(batch._replace(clips=batch.clips.to(device)))
+        extraction.close()
+        extraction.encoders.to(home)
+    extraction.finish()
+    if not any(True for store in stores for _ in shard_files(store)):
+        reasons = [reason for store in stores for reason in quarantined(store).values()]
+        raise VideoError(
+            f"none of {len(videos)} videos could be encoded: {'; '.join(reasons[:3]) or 'there are no videos'}"
         )
-        threads = torch.get_num_threads()
-        title = f"encode videos ({type(encoder).__name__})"
-        for video_id, problem in tqdm(loader, desc=title, unit="video", disable=None):
-            if problem is not None:
-                quarantine[video_id] = problem
-                log.warning("quarantined %s", problem)
-                write_json(out / QUARANTINE, quarantine)
-        torch.set_num_threads(threads)
-    if not any(out.glob("*.npz")):
-        reasons = "; ".join(list(quarantine.values())[:3]) or "there are no videos"
-        raise VideoError(f"none of {len(videos)} videos could be encoded: {reasons}")
-    return FeatureStore(out)
+    return open_store(out, encoder)

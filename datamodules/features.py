@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from safetensors import safe_open
 
 from ..zoo.video.base import VideoEncoder
+from ..zoo.video.combined import Combined, align
+from ..zoo.video.precomputed import Precomputed
+from ..zoo.video.spec import FrameSpec
+from .shards import Entry, read_header, shard_files
 
 SUFFIXES = (".pt", ".npy", ".npz")
 HDF5 = (".h5", ".hdf5")
 MANIFEST = "manifest.json"
-QUARANTINE = "quarantine.json"
+# settings that leave features as they are; weights are compared by their hash
+NOT_IN_FEATURES = {"weights", "download", "trainable", "channels_last", "gradient_checkpointing"}
 
 
 class FeatureError(ValueError):
@@ -38,13 +45,6 @@ class StoredVideo(NamedTuple):
     duration_s: float | None = None
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a reader sees the old file or the whole new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def describe(encoder: VideoEncoder) -> dict[str, Any]:
     """A manifest: what an encoder is, its constructor's arguments and how it was fed, JSON-ready."""
     from importlib.metadata import version
@@ -53,25 +53,35 @@ def describe(encoder: VideoEncoder) -> dict[str, Any]:
     weights = hashlib.sha256()
     for name, value in sorted(encoder.state_dict().items()):
         weights.update(name.encode())
-        weights.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        weights.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return {
         "encoder": type(encoder).__name__,
         "settings": json.loads(json.dumps(encoder.settings, default=str)),
         "weights_sha256": weights.hexdigest() if encoder.state_dict() else None,
         "dim": encoder.dim,
-        "fps": spec.fps,
-        "window": spec.window,
-        "stride": spec.stride,
-        "size": list(spec.size) if spec.size else None,
-        "resize": "by the decoder",
-        "decoder": f"decord2 {version('decord2')}",
+        "grid": list(encoder.grid) if encoder.grid else None,
+        **json.loads(json.dumps(dataclasses.asdict(spec))),
+        "decoder": f"decord2 {version('decord2')}, av {version('av')}",
     }
 
 
-class FeatureStore:
-    """Read access to features of many videos: a folder with one file per video, or one HDF5 file.
+def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """What a manifest says otherwise than `wanted`, in words.
 
-    Files hold ``(n, D)`` arrays: ``.npy``, ``.pt`` (a tensor), ``.npz`` (the array `units`, else the only
+    Only what both have is compared; the decoder's version and settings that leave features as they are do not
+    count.
+    """
+    pairs = {k: (found[k], wanted[k]) for k in wanted.keys() & found.keys() - {"settings", "decoder"}}
+    old, new = found.get("settings", {}), wanted.get("settings", {})
+    pairs |= {k: (old[k], new[k]) for k in old.keys() & new.keys() - NOT_IN_FEATURES}
+    return [f"{k} is {was}, not {now}" for k, (was, now) in sorted(pairs.items()) if was != now]
+
+
+class FeatureStore:
+    """Read access to features of many videos: shards, a folder with one file per video, or one HDF5 file.
+
+    Shards are what `groundzoo extract` writes, see `groundzoo.datamodules.shards`. Other files hold ``(n, D)``
+    arrays: ``.npy``, ``.pt`` (a tensor), ``.npz`` (the array `units`, else the only
     one; optionally `num_frames` and `duration_s`), or one HDF5 data set per video.
 
     Args:
@@ -84,6 +94,8 @@ class FeatureStore:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._hdf5 = self.path.suffix in HDF5
+        self._entries: dict[str, Entry] = {}
+        self._open: dict[Path, Any] = {}  # memory-mapped shards of this process
         if self._hdf5 and self.path.is_file():
             import h5py
 
@@ -92,12 +104,21 @@ class FeatureStore:
             self._files: dict[str, Path] = {}
         elif self.path.is_dir():
             self._files = {f.stem: f for f in sorted(self.path.iterdir()) if f.suffix in SUFFIXES}
-            self.ids = set(self._files)
+            for shard in shard_files(self.path):
+                try:
+                    self._entries |= read_header(shard)
+                except ValueError as error:
+                    raise FeatureError(f"features {error}; extract them again") from error
+            self.ids = set(self._files) | set(self._entries)
         else:
             raise FeatureError(f"features {self.path}: no such folder or HDF5 file")
         if not self.ids:
-            kind = "data set in this file" if self._hdf5 else f"{', '.join(SUFFIXES)} file in this folder"
+            kind = "data set in this file" if self._hdf5 else f"shard or {', '.join(SUFFIXES)} file in this folder"
             raise FeatureError(f"features {self.path}: no {kind}")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Open shards stay in their process."""
+        return self.__dict__ | {"_open": {}}
 
     @property
     def manifest(self) -> dict[str, Any] | None:
@@ -117,17 +138,18 @@ class FeatureStore:
         """Compare the store with the encoder that a task was configured with.
 
         Raises:
-            FeatureError: width, frame rate, window or stride differ; names each.
+            FeatureError: width, frame rate, window or stride differ, or, where the encoder is more than
+                `Precomputed`, its class, weights or settings; names each.
         """
-        wanted = {
-            "dim": encoder.dim,
-            "fps": encoder.spec.fps,
-            "window": encoder.spec.window,
-            "stride": encoder.spec.stride,
-        }
         manifest = self.manifest
         found: dict[str, Any] = manifest or {"dim": self._width()}
-        wrong = [f"{k} is {found[k]}, not {v}" for k, v in wanted.items() if k in found and found[k] != v]
+        wanted: dict[str, Any] = {k: getattr(encoder.spec, k) for k in ("fps", "window", "stride")}
+        wanted["dim"] = encoder.dim
+        if not isinstance(encoder, Precomputed) and "weights_sha256" in found:
+            wanted = {
+                k: v for k, v in describe(encoder).items() if k != "grid"
+            }  # cells are stored only if asked for
+        wrong = differences(found, wanted)
         if wrong:
             raise FeatureError(
                 f"features {self.path} contradict model.video_encoder ({type(encoder).__name__}): "
@@ -140,7 +162,7 @@ class FeatureStore:
         Raises:
             FeatureError: the file is missing, broken, empty, of a wrong shape or holds NaN; names it.
         """
-        source = f"{self.path}[{video_id}]" if self._hdf5 else str(self._files.get(video_id, self.path / video_id))
+        source = str(self._files.get(video_id, f"{self.path}[{video_id}]"))
         try:
             stored = self._read(video_id)
         except Exception as error:
@@ -152,6 +174,26 @@ class FeatureStore:
         if not np.isfinite(stored.units).all():
             raise FeatureError(f"features {source}: hold NaN or infinity")
         return stored
+
+    def read_grid(self, video_id: str) -> npt.NDArray[np.floating]:
+        """The cells of every unit of one video, ``(n, h, w, C)``.
+
+        Raises:
+            FeatureError: the store has no grids; says how to make them.
+        """
+        try:
+            return self._tensor(video_id, "grid")
+        except Exception as error:
+            raise FeatureError(
+                f"features {self.path}[{video_id}]: no grid can be read ({error}); extract with --grid true"
+            ) from error
+
+    def _tensor(self, video_id: str, name: str) -> npt.NDArray[np.floating]:
+        path = self._entries[video_id].path
+        if path not in self._open:
+            self._open[path] = safe_open(path, framework="numpy").__enter__()
+        tensor: npt.NDArray[np.floating] = self._open[path].get_tensor(f"{video_id}/{name}")
+        return tensor
 
     def _width(self) -> int:
         """Width of the first features that can be read."""
@@ -169,6 +211,9 @@ class FeatureStore:
 
             with h5py.File(self.path, "r") as file:  # opened per read: handles must not cross processes
                 return StoredVideo(file[video_id][()])
+        if video_id in self._entries:
+            entry = self._entries[video_id]
+            return StoredVideo(self._tensor(video_id, "frames"), entry.num_frames, entry.duration_s)
         path = self._files[video_id]
         if path.suffix == ".npy":
             return StoredVideo(np.load(path, allow_pickle=False))
@@ -178,3 +223,66 @@ class FeatureStore:
             units = file["units"] if "units" in file else file[next(iter(file))]
             frames, duration = (file[k].item() if k in file else None for k in ("num_frames", "duration_s"))
             return StoredVideo(units, frames, duration)
+
+
+class StackedStore:
+    """Several stores of the same videos as one: units on the time line of the first, side by side.
+
+    Args:
+        stores: in the order of the encoders.
+        specs: how each was made.
+
+    Raises:
+        FeatureError: no video is in all of them.
+    """
+
+    def __init__(self, stores: Sequence[FeatureStore], specs: Sequence[FrameSpec]) -> None:
+        self.stores, self.specs = list(stores), list(specs)
+        self.path = Path(" + ".join(str(store.path) for store in stores))
+        self.ids = set.intersection(*(store.ids for store in stores))
+        if not self.ids:
+            raise FeatureError(f"features {self.path}: no video is in all of these stores")
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The manifests of all, by path."""
+        return {str(store.path): store.manifest for store in self.stores}
+
+    def check(self, encoder: VideoEncoder) -> None:
+        """See `FeatureStore.check`; every store against its encoder."""
+        parts = encoder.parts if isinstance(encoder, Combined) else [encoder]
+        if len(parts) != len(self.stores):
+            raise FeatureError(
+                f"{len(self.stores)} feature stores need model.video_encoder to be Combined with as many encoders "
+                f"in their order; it is {type(encoder).__name__} with {len(parts)}"
+            )
+        for store, part in zip(self.stores, parts, strict=True):
+            store.check(part)
+
+    def read(self, video_id: str) -> StoredVideo:
+        """See `FeatureStore.read`."""
+        stored = [store.read(video_id) for store in self.stores]
+        frames = [
+            v.num_frames or spec.num_frames(len(v.units)) for v, spec in zip(stored, self.specs, strict=True)
+        ]
+        units = align([v.units for v in stored], self.specs, frames)
+        return StoredVideo(units, stored[0].num_frames, stored[0].duration_s)
+
+
+def open_store(path: Path | Sequence[Path], encoder: VideoEncoder) -> FeatureStore | StackedStore:
+    """One store, or several for the parts of a `Combined` encoder, checked against the encoder.
+
+    Raises:
+        FeatureError: there is nothing at `path`, or it contradicts the encoder.
+    """
+    store: FeatureStore | StackedStore
+    if isinstance(path, Path):
+        store = FeatureStore(path)
+        if isinstance(encoder, Combined):
+            raise FeatureError(f"features {path}: a Combined encoder needs a list with one store per encoder")
+    else:
+        parts = encoder.parts if isinstance(encoder, Combined) else [encoder]
+        stores = [FeatureStore(p) for p in path]
+        store = StackedStore(stores, [part.spec for part in parts][: len(stores)])
+    store.check(encoder)
+    return store

@@ -19,9 +19,10 @@ from ..zoo.temporal import best_constant_moment, tiou
 from ..zoo.video.base import VideoEncoder
 from ..zoo.video.clips import ClipPooling
 from .annotations import AnnotationError, Query, SplitReport, clean, read_json
-from .extraction import build_store, default_store, find_videos
-from .features import FeatureError, FeatureStore
+from .extraction import build_store, default_store
+from .features import FeatureError, FeatureStore, StackedStore, open_store
 from .loader import ResumableLoader, plain_loader
+from .video_files import find_videos
 
 log = logging.getLogger(__name__)
 TEMPORAL_WORDS = {"before", "after", "while", "then"}  # DRN, Sec. 5.4
@@ -60,7 +61,7 @@ class GroundingDataset(Dataset[GroundingBatch]):
     def __init__(
         self,
         queries: Sequence[Query],
-        store: FeatureStore,
+        store: FeatureStore | StackedStore,
         encoder: VideoEncoder,
         pooling: ClipPooling,
         num_frames: Mapping[str, int],
@@ -145,7 +146,7 @@ class GroundingDataModule(L.LightningDataModule):
 
     Args:
         root: folder of the annotation files.
-        features: feature folder or HDF5 file; None encodes the videos.
+        features: feature folder or HDF5 file, or a list of them for a `Combined` encoder; None encodes the videos.
         videos: folder of video files; ``root/videos`` unless given.
         cache: where features made from videos are kept; ``root/features`` unless given.
         batch_size: queries per training batch and process.
@@ -166,7 +167,7 @@ class GroundingDataModule(L.LightningDataModule):
     def __init__(
         self,
         root: str | Path,
-        features: str | Path | None = None,
+        features: str | Path | list[Path] | None = None,
         videos: str | Path | None = None,
         cache: str | Path | None = None,
         batch_size: int = 32,
@@ -180,13 +181,13 @@ class GroundingDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.root = Path(root)
-        self.features = Path(features) if features is not None else None
+        self.features = Path(features) if isinstance(features, str) else features
         self.videos = Path(videos) if videos is not None else self.root / "videos"
         self.cache = Path(cache) if cache is not None else self.root / "features"
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.keep_in_memory, self.vocabulary_from, self.seed = keep_in_memory, vocabulary_from, seed
         self.subsets_file, self.shuffle_queries = subsets, shuffle_queries
-        self.store: FeatureStore | None = None
+        self.store: FeatureStore | StackedStore | None = None
         self.num_frames = {}
         self.reports: dict[str, SplitReport] = {}
         self._datasets: dict[str, GroundingDataset] = {}
@@ -222,14 +223,15 @@ class GroundingDataModule(L.LightningDataModule):
                     f"none of the {len(needed)} annotated videos is in {self.videos}; set data.init_args.videos, "
                     "or data.init_args.features to precomputed features"
                 )
-            build_store(task.video_encoder, files, self._store_path(), num_workers=self.num_workers)
+            out = default_store(self.cache, task.video_encoder)
+            build_store(task.video_encoder, files, out, num_workers=self.num_workers)
 
     def setup(self, stage: str) -> None:
         """Open the features, read the splits that `stage` needs and report on them."""
         task = self._task()
         if self.store is None:
-            self.store = FeatureStore(self.features or self._store_path())
-            self.store.check(task.video_encoder)
+            folder = self.features or default_store(self.cache, task.video_encoder)
+            self.store = open_store(folder, task.video_encoder)
         needed: dict[str, tuple[Literal["train", "val", "test"], ...]] = {
             "fit": ("train", "val"),
             "validate": ("val",),
@@ -288,9 +290,6 @@ class GroundingDataModule(L.LightningDataModule):
             raise TypeError(f"{type(self).__name__} serves tasks with `video_encoder` and `clips`, not {task!r}")
         reader: MomentReader = task
         return reader
-
-    def _store_path(self) -> Path:
-        return default_store(self.cache, self._task().video_encoder)
 
     def _loader(self, split: str, batch_size: int) -> ResumableLoader[GroundingBatch]:
         trainer = self.trainer

@@ -60,7 +60,7 @@ class FileIndex:
     trusted: bool  # decord may read this file
     notes: list[str]  # warnings
 
-    def numbers_at(self, seconds: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    def numbers_at(self, seconds: npt.NDArray[np.float64] | float) -> npt.NDArray[np.int64]:
         """The pictures shown at these times; times outside the video give its first or last picture."""
         shown: npt.NDArray[np.int64] = np.searchsorted(self.times_s, seconds + SAME_TIME_S, side="right") - 1
         return shown.clip(0)
@@ -155,7 +155,7 @@ class Walker:
             for count, frame in enumerate(frames):
                 number = count  # without usable times, pictures are counted
                 if self.index.start_s is not None and frame.time is not None:
-                    number = int(self.index.numbers_at(np.float64(frame.time - self.index.start_s)))
+                    number = int(self.index.numbers_at(frame.time - self.index.start_s))
                 yield min(number, self.index.info.num_frames - 1), frame
 
 
@@ -168,7 +168,7 @@ def _filters(size: Size, width: int, height: int, pixels: str, quarters: int) ->
     """A chain that turns, scales and converts pictures of one kind."""
     from av.filter import Graph
 
-    graph = Graph()
+    graph: Any = Graph()
     graph.threads = 1  # a picture is small, and threads do not survive a fork
     links = [graph.add_buffer(width=width, height=height, format=pixels, time_base=Fraction(1, 1000))]
     links += [graph.add("transpose", "2") for _ in range(quarters)]  # a quarter turn counter-clockwise
@@ -185,8 +185,8 @@ def turns(frame: Any) -> int:
     return quarters
 
 
-def open_video(path: Path) -> tuple[Any, Any]:
-    """The PyAV container and its main video stream; the caller closes the container."""
+def open_file(path: Path) -> Any:
+    """The PyAV container of a local file; the caller closes it. Raises VideoError: it is none."""
     import av
 
     if not path.is_file():
@@ -198,13 +198,18 @@ def open_video(path: Path) -> tuple[Any, Any]:
     if head.lstrip().startswith((b"#EXTM3U", b"ffconcat")):  # a decoder would open every file and address in it
         raise VideoError(f"{path}: this is a playlist, not a video. Give the video files themselves.")
     try:
-        container = av.open(str(path), metadata_errors="ignore")
+        return av.open(str(path.absolute()), metadata_errors="ignore")  # absolute: "a:b.mp4" is no protocol
     except (av.FFmpegError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise VideoError(
             f"{path}: this is no readable video ({reason}). It may be cut short or be of another type; play it, "
             "then download or re-encode it again."
         ) from error
+
+
+def open_video(path: Path) -> tuple[Any, Any]:
+    """The PyAV container and its main video stream; the caller closes the container."""
+    container = open_file(path)
     stream = container.streams.best("video")  # the choice of players and of decord
     if stream is None:
         container.close()

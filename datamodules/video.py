@@ -147,7 +147,9 @@ class FrameReader:
         self._warn_of(missing, len(set(numbers)))
         return frames
 
-    def at_times(self, seconds: Sequence[float] | Tensor, size: Size | None = None) -> Tensor:
+    def at_times(
+        self, seconds: Sequence[float] | Tensor | npt.NDArray[np.float64], size: Size | None = None
+    ) -> Tensor:
         """The pictures shown at these T times (s); times outside the video give its first or last picture.
 
         Returns:
@@ -175,7 +177,8 @@ class FrameReader:
             uint8 (N, length, 3, H, W); where the video ends before a clip does, its last picture is repeated.
         """
         starts = np.asarray(starts_s, dtype=np.float64).reshape(-1, 1)
-        return self.at_times((starts + np.arange(length) / fps).ravel(), size).unflatten(0, (len(starts), length))
+        frames = self.at_times((starts + np.arange(length) / fps).ravel(), size)
+        return frames.reshape(len(starts), length, *frames.shape[1:])
 
     def chunks(
         self, fps: float | None = None, chunk: int = 256, size: Size | None = None

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 import lightning as L
 import torch
+import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
@@ -30,6 +31,13 @@ from .run_folder import RandomState, Reference, RunFolder
 from .stages import StageSchedule
 
 log = logging.getLogger(__name__)
+DEVICE_OPTIONS = (
+    "accelerator",
+    "devices",
+    "num_nodes",
+    "precision",
+    "strategy",
+)  # of a trainer that only predicts
 NO_NEWS = (  # warnings of Lightning's about what is meant to be so
     "Experiment logs directory .* exists and is not empty",  # an old metrics.csv was moved out of the way
     "Checkpoint directory .* exists and is not empty",  # a run is resumed in its own folder
@@ -60,6 +68,23 @@ class PackagedConfig(ActionConfigFile):
             if "Problems parsing config" in str(error):  # a syntax error, which does not name its file
                 raise type(error)(f"{values}: {error}") from error
             raise
+
+
+class EncoderConfig(PackagedConfig):
+    """``--config`` of `groundzoo extract`: of any configuration, the video encoder and the trainer."""
+
+    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
+        """Read the file, keep what matters here, and hand it on as text."""
+        path = Path(values)
+        path = path if path.is_file() else packaged_configs() / path
+        if not path.is_file():
+            super().__call__(parser, cfg, values, option_string)  # says what there is
+        given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        model = given.get("model", {}).get("init_args", {})
+        kept = {"video_encoder": given.get("video_encoder", model.get("video_encoder"))}
+        trainer = {k: v for k, v in given.get("trainer", {}).items() if k in DEVICE_OPTIONS}
+        kept |= {"trainer": trainer} if trainer else {}
+        super().__call__(parser, cfg, json.dumps({k: v for k, v in kept.items() if v is not None}), option_string)
 
 
 class HelpfulParser(LightningArgumentParser):

@@ -6,7 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from ..encoder import Encoder
 
 
 class TextFeatures(NamedTuple):
@@ -23,14 +25,22 @@ class TextFeatures(NamedTuple):
     sentence: Tensor
 
 
-class TextEncoder(nn.Module, ABC):
-    """Base of all text encoders; sets `dim`, the width D of word and sentence vectors.
+class TextEncoder(Encoder, ABC):
+    """Base of all text encoders; a subclass sets `dim`, the width D of word and sentence vectors.
 
     Encoders that own a vocabulary also override `fit_vocabulary`, `vocabulary` and `set_vocabulary`; a task
     fits it on the training texts, stores it in the checkpoint and restores it from there.
+
+    Attributes:
+        dim: width D of word and sentence vectors.
+        trainable: whether a task may train it.
+        settings: the constructor's arguments, defaults included.
     """
 
     dim: int
+
+    def __init__(self, trainable: bool = True) -> None:
+        super().__init__(trainable)
 
     @abstractmethod
     def forward(self, texts: Sequence[str]) -> TextFeatures:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from torch import Tensor, nn
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..encoder import Encoder
+from .spec import FrameSpec
+
+__all__ = ["FrameSpec", "VideoEncoder", "VideoFeatures", "VideoUnits"]
 
 
 class VideoFeatures(NamedTuple):
@@ -15,95 +20,102 @@ class VideoFeatures(NamedTuple):
 
     Attributes:
         frames: ``(B, T', D)``, one vector per unit of time.
-        grid: ``(B, T', h, w, D)``, the same units cell by cell, or None for encoders without a grid.
+        grid: ``(B, T', h, w, C)``, the same units cell by cell, or None for encoders without a grid.
     """
 
     frames: Tensor
     grid: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class FrameSpec:
-    """How an encoder wants to be fed. A *unit* is one output vector; it sees `window` frames.
-
-    Attributes:
-        fps: frames per second the encoder expects; None takes the file's own rate.
-        window: frames per unit.
-        stride: frames from the start of one unit to the start of the next.
-        size: ``(height, width)`` in pixels that frames are resized to; None keeps the file's own.
-    """
-
-    fps: float | None
-    window: int
-    stride: int
-    size: tuple[int, int] | None
-
-    def num_units(self, num_frames: int) -> int:
-        """Units of a video of `num_frames` frames; a last, incomplete window counts, an empty video has none."""
-        if num_frames <= 0:
-            return 0
-        return 1 + max(0, -(-(num_frames - max(self.window, self.stride)) // self.stride))
-
-    def num_frames(self, num_units: int) -> int:
-        """Frames that `num_units` units cover when all windows are complete."""
-        return (num_units - 1) * self.stride + self.window if num_units else 0
-
-
-class VideoEncoder(nn.Module, ABC):
+class VideoEncoder(Encoder, ABC):
     """Base of all video encoders.
 
-    A subclass sets `dim` (D of its output) and `spec` (how to feed it) and implements `forward`. Both are
-    read from the instance by whoever uses the encoder, so that they are never typed twice. Frozen by
-    default: eval mode, no gradient; `trainable=True` lifts both.
+    A subclass sets `dim`, `grid` and `spec` (how to feed it) and implements `encode`; all are read from the
+    instance by whoever uses the encoder, so that they are never typed twice. Frozen by default: eval mode, no
+    gradient, no optimiser state; `trainable=True` lifts all three.
 
     Attributes:
         dim: width D of the output vectors.
-        spec: frame rate, window, stride and size of the input.
+        grid: ``(h, w, C)``, cells of one unit and the width of a cell's vector; None where there is no grid.
+        spec: frame rate, window, stride, size and normalisation of the input.
         trainable: whether a task may train it.
         settings: the constructor's arguments, defaults included.
     """
 
     dim: int
+    grid: tuple[int, int, int] | None = None
     spec: FrameSpec
 
-    settings: dict[str, Any]
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> VideoEncoder:
-        """Remember the constructor's arguments: they are part of the manifest of all features made."""
-        encoder = super().__new__(cls)
-        bound = inspect.signature(cls.__init__).bind_partial(encoder, *args, **kwargs)
-        bound.apply_defaults()
-        settings = {k: v for k, v in bound.arguments.items() if k != "self"}
-        object.__setattr__(encoder, "settings", settings)
-        return encoder
-
     def __init__(self, trainable: bool = False) -> None:
-        super().__init__()
-        self.trainable = trainable
+        super().__init__(trainable)
 
     @abstractmethod
+    def encode(self, clips: Tensor) -> VideoFeatures:
+        """Encode passes that have nothing to do with each other.
+
+        Args:
+            clips: ``(N, L, 3, H, W)`` float, normalised as `spec` says, L = `spec.pass_frames`.
+
+        Returns:
+            Features of ``T' = spec.context`` units of every pass, ``(N, context, D)``.
+        """
+
     def forward(self, frames: Tensor) -> VideoFeatures:
         """Encode one uninterrupted stretch of video.
 
         Args:
-            frames: ``(B, T, 3, H, W)``, uint8 or float in [0, 1], RGB, at `spec.fps`.
+            frames: ``(B, T, 3, H, W)``, T >= 1, uint8 or float in [0, 1], RGB, at `spec.fps`. Sizes other than
+                the encoder's are resized and cropped. Sound is ``(B, T)``, int16 or float in [-1, 1].
 
         Returns:
-            Features of ``T' = spec.num_units(T)`` units.
+            Features of ``T' = spec.num_units(T)`` units; an incomplete last window repeats the last frame, one
+            of sound is filled up with silence.
         """
+        spec, (B, T) = self.spec, frames.shape[:2]
+        units = spec.num_units(T)
+        passes = -(-units // spec.context)
+        starts = torch.arange(passes, device=frames.device)[:, None] * spec.pass_stride
+        index = starts + torch.arange(spec.pass_frames, device=frames.device)
+        clips = self.normalise(self.fit(frames))[:, index.clamp(max=T - 1)]
+        if spec.sound:
+            clips = clips.masked_fill(index >= T, 0)
+        clips = clips.flatten(0, 1)
+        with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
+            out = self.encode(clips)
+        vectors, cells = (None if x is None else x.unflatten(0, (B, passes)).flatten(1, 2)[:, :units] for x in out)
+        assert vectors is not None
+        return VideoFeatures(vectors, cells)
 
-    def freeze_unless_trainable(self) -> None:
-        """Take all parameters out of training; call it at the end of a subclass's constructor."""
-        self.requires_grad_(self.trainable)
-        self.train(self.trainable)
+    def fit(self, frames: Tensor) -> Tensor:
+        """Resize and crop ``(..., H, W)`` frames where the decoder has not done it; dtype and range stay."""
+        size = self.spec.size
+        if size is None or frames.shape[-2:] == size:
+            return frames
+        decoded = self.spec.decoded_size(*frames.shape[-2:])
+        if decoded is not None and frames.shape[-2:] != decoded:
+            flat = frames.flatten(0, -4)
+            resized = F.interpolate(flat.float(), decoded, mode="bicubic", antialias=True)
+            if frames.dtype == torch.uint8:
+                resized = resized.round().clamp(0, 255).to(torch.uint8)
+            else:
+                resized = resized.clamp(0, 1).to(frames.dtype)
+            frames = resized.unflatten(0, frames.shape[:-3])
+        rows, columns = self.spec.crop(*frames.shape[-2:])
+        return frames[..., rows, columns]
 
-    def rebuild_arguments(self) -> dict[str, Any]:
-        """Constructor arguments that stand in for files: a checkpoint stores them with the weights."""
-        return {}
-
-    def train(self, mode: bool = True) -> VideoEncoder:
-        """Training mode reaches a frozen encoder never (its batch norm and dropout stay off)."""
-        return super().train(mode and self.trainable)
+    def normalise(self, frames: Tensor) -> Tensor:
+        """From uint8 or [0, 1] to what the network was trained on, in the dtype of its weights."""
+        spec = self.spec
+        if spec.sound:  # front ends need its full precision
+            return frames.float() / 32768 if frames.dtype == torch.int16 else frames.float()
+        x = frames.float() / 255 if frames.dtype == torch.uint8 else frames.float()
+        if any(spec.mean) or spec.std != (1.0, 1.0, 1.0):
+            mean, std = (torch.tensor(v, device=x.device).view(3, 1, 1) for v in (spec.mean, spec.std))
+            x = (x - mean) / std
+        if spec.bgr:
+            x = x.flip(-3)
+        weight = next((p for p in self.parameters() if p.is_floating_point()), None)
+        return x if weight is None else x.to(weight.dtype)
 
 
 class VideoUnits(NamedTuple):

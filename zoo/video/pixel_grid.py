@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
@@ -39,26 +38,21 @@ class PixelGrid(VideoEncoder):
         window, stride = round(window_s * fps), max(1, round(stride_s * fps))
         if window < 2:
             raise ValueError(f"window_s={window_s} at fps={fps} holds {window} frame(s); motion needs two")
-        self.grid = grid
+        self.side = grid
+        self.grid = (grid, grid, 9)
         self.dim = 9 * grid * grid
         self.spec = FrameSpec(fps=fps, window=window, stride=stride, size=(size, size))
 
-    def forward(self, frames: Tensor) -> VideoFeatures:
-        """See `VideoEncoder.forward`; the grid's cells hold 9 values, `frames` is the grid flattened."""
-        B, T = frames.shape[:2]
-        spec = self.spec
-        length = spec.num_frames(spec.num_units(T))
-        scale = 1 / 255 if frames.dtype == torch.uint8 else 1.0
-        fine = F.adaptive_avg_pool2d(frames.flatten(0, 1).float() * scale, 2 * self.grid)
-        fine = fine.unflatten(0, (B, T))
-        fine = fine[:, torch.arange(length, device=frames.device).clamp(max=T - 1)]  # repeat the last frame
+    def encode(self, clips: Tensor) -> VideoFeatures:
+        """See `VideoEncoder.encode`; the vector holds the grid's cells, 9 values each."""
+        N, L = clips.shape[:2]
+        fine = F.adaptive_avg_pool2d(clips.flatten(0, 1), 2 * self.side)
+        fine = fine.unflatten(0, (N, L))
         motion = (fine[:, 1:] - fine[:, :-1]).abs()
-        fine, motion = (F.avg_pool2d(m.flatten(0, 1), 2).unflatten(0, (B, -1)) for m in (fine, motion))
-
-        windows = fine.unfold(1, spec.window, spec.stride)
-        half = spec.window // 2
-        colour = (windows.mean(-1) - 0.2) / 0.1
-        change = (windows[..., -half:].mean(-1) - windows[..., :half].mean(-1)) / 0.03
-        energy = motion.unfold(1, spec.window - 1, spec.stride).mean(-1) / 0.01
-        grid = rearrange([colour, change, energy], "k b t c h w -> b t h w (k c)")
-        return VideoFeatures(frames=grid.flatten(2), grid=grid)
+        fine, motion = (F.avg_pool2d(m.flatten(0, 1), 2).unflatten(0, (N, -1)) for m in (fine, motion))
+        half = L // 2
+        colour = (fine.mean(1) - 0.2) / 0.1
+        change = (fine[:, -half:].mean(1) - fine[:, :half].mean(1)) / 0.03
+        energy = motion.mean(1) / 0.01
+        cells = rearrange([colour, change, energy], "k n c h w -> n 1 h w (k c)")
+        return VideoFeatures(frames=cells.flatten(2), grid=cells)

@@ -26,7 +26,7 @@ class Precomputed(VideoEncoder):
         self.spec = FrameSpec(fps=fps, window=window, stride=stride, size=None)
         self.name = name
 
-    def forward(self, frames: Tensor) -> VideoFeatures:
+    def encode(self, clips: Tensor) -> VideoFeatures:
         """There is nothing to compute them with.
 
         Raises:

@@ -1,0 +1,238 @@
+"""What workers hand to encoders: batches of passes, cut from many videos, each decoded once."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from ..zoo.video.spec import FrameSpec
+from .packets import VideoError
+from .sound import read_sound
+from .video import FrameReader, View
+
+log = logging.getLogger(__name__)
+CHUNK_FRAMES = 64
+
+
+class Finished(NamedTuple):
+    """The end of one video.
+
+    Attributes:
+        video: position in the list of work.
+        num_frames: frames at the rate of each encoder; empty where there is a problem.
+        duration_s: seconds.
+        problem: why it could not be read, else None.
+    """
+
+    video: int
+    num_frames: tuple[int, ...]
+    duration_s: float
+    problem: str | None = None
+
+
+class PassBatch(NamedTuple):
+    """Passes of one encoder, from one or more videos.
+
+    Attributes:
+        encoder: which one; -1 where the batch only brings ends of videos.
+        clips: ``(B, L, 3, H, W)`` uint8 (sound: ``(B, L)`` int16). B is the same in all batches, so that the
+            numbers of a row do not depend on its neighbours: rows without an owner repeat the last one.
+        owners: video and number of the pass, for the first rows.
+        finished: videos whose last pass is in this or an earlier batch.
+    """
+
+    encoder: int
+    clips: Tensor
+    owners: list[tuple[int, int]]
+    finished: list[Finished]
+
+
+class Work(NamedTuple):
+    """A video, and the encoders that have not seen it yet."""
+
+    path: Path
+    encoders: tuple[int, ...]
+
+
+class _Cutter:
+    """Cuts the frames of one video, as they come, into the passes of one encoder."""
+
+    def __init__(self, spec: FrameSpec) -> None:
+        self.spec = spec
+        self.frames = self.passes = 0
+        self._waiting: Tensor | None = None  # from the start of the next pass on
+        self._skip = 0  # frames between two passes that nobody sees
+
+    def feed(self, piece: Tensor) -> Iterator[Tensor]:
+        """Complete passes ``(L, ...)`` that `piece` brings."""
+        self.frames += len(piece)
+        self._skip, piece = max(0, self._skip - len(piece)), piece[self._skip :]
+        waiting = piece if self._waiting is None else torch.cat([self._waiting, piece])
+        length, stride = self.spec.pass_frames, self.spec.pass_stride
+        while len(waiting) >= length:
+            yield waiting[:length]
+            self.passes += 1
+            self._skip = max(0, stride - len(waiting))
+            waiting = waiting[stride:]
+        self._waiting = waiting
+
+    def end(self) -> Iterator[Tensor]:
+        """The last, incomplete pass, where there is one: its last frame is repeated, sound ends in silence."""
+        passes = -(-self.spec.num_units(self.frames) // self.spec.context)
+        if self.passes < passes and self._waiting is not None:
+            missing = self.spec.pass_frames - len(self._waiting)
+            filling = torch.zeros_like if self.spec.sound else torch.clone
+            yield torch.cat([self._waiting, *([filling(self._waiting[-1:])] * missing)])
+            self.passes += 1
+
+
+class PassDataset(IterableDataset[PassBatch]):
+    """Batches of passes; a worker takes every n-th video and fills its batches over their borders.
+
+    Args:
+        specs: how each encoder wants to be fed.
+        work: the videos.
+        batch_size: passes per batch, B.
+        fill: make all batches full by repeating the last row.
+        current: where each worker notes the video at hand, so that a crash can be blamed on it.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[FrameSpec],
+        work: Sequence[tuple[int, Work]],
+        batch_size: int,
+        fill: bool = True,
+        current: Any = None,
+    ) -> None:
+        self.specs, self.work, self.batch_size, self.fill = list(specs), list(work), batch_size, fill
+        self.current = current
+
+    def __iter__(self) -> Iterator[PassBatch]:
+        worker = get_worker_info()
+        number, count = (worker.id, worker.num_workers) if worker else (0, 1)
+        rows: list[list[tuple[Tensor, tuple[int, int]]]] = [[] for _ in self.specs]
+        finished: list[Finished] = []
+        for video, work in self.work[number::count]:
+            if self.current is not None:
+                self.current[number] = video
+            cutters = {e: _Cutter(self.specs[e]) for e in work.encoders}
+            duration_s, problem = 0.0, None
+            try:
+                for encoder, clip, seconds in self._clips(work, cutters):
+                    duration_s = seconds
+                    waiting = rows[encoder]
+                    if waiting and waiting[0][0].shape != clip.shape:  # videos keep their own size here
+                        yield self._batch(encoder, rows, finished)
+                        waiting, finished = rows[encoder], []
+                    waiting.append((clip, (video, cutters[encoder].passes)))
+                    if len(waiting) == self.batch_size:
+                        yield self._batch(encoder, rows, finished)
+                        finished = []
+            except (VideoError, OSError) as error:
+                problem = str(error)
+            frames = tuple(cutters[e].frames if e in cutters else 0 for e in range(len(self.specs)))
+            finished.append(Finished(video, () if problem else frames, duration_s, problem))
+        for encoder, waiting in enumerate(rows):
+            if waiting:
+                yield self._batch(encoder, rows, finished)
+                finished = []
+        if finished:
+            yield PassBatch(-1, torch.empty(0), [], finished)
+
+    def _clips(self, work: Work, cutters: dict[int, _Cutter]) -> Iterator[tuple[int, Tensor, float]]:
+        """Encoder, one pass and the duration, as the video goes by."""
+        seeing = [e for e in work.encoders if not self.specs[e].sound]
+        with FrameReader(work.path) as reader:
+            info = reader.info
+            views = [View(s.fps, s.decoded_size(info.height, info.width)) for s in (self.specs[e] for e in seeing)]
+            for view, frames in reader.views(views, CHUNK_FRAMES) if views else ():
+                encoder = seeing[view]
+                rows, columns = self.specs[encoder].crop(*frames.shape[-2:])
+                for clip in cutters[encoder].feed(frames[..., rows, columns]):
+                    yield encoder, clip, info.duration_s
+        for encoder in set(work.encoders) - set(seeing):
+            rate = self.specs[encoder].fps
+            assert rate is not None
+            for samples in read_sound(work.path, round(rate), info.duration_s):
+                for clip in cutters[encoder].feed(samples):
+                    yield encoder, clip, info.duration_s
+        for encoder, cutter in cutters.items():
+            if cutter.frames == 0:
+                raise VideoError(f"{work.path}: no frame could be read")
+            for clip in cutter.end():
+                yield encoder, clip, info.duration_s
+
+    def _batch(
+        self, encoder: int, rows: list[list[tuple[Tensor, tuple[int, int]]]], finished: list[Finished]
+    ) -> PassBatch:
+        clips, owners = map(list, zip(*rows[encoder], strict=True))
+        rows[encoder] = []
+        if self.fill:
+            clips += [clips[-1]] * (self.batch_size - len(clips))
+        return PassBatch(encoder, torch.stack(clips), owners, finished)
+
+
+class PassLoader:
+    """Runs a `PassDataset` in worker processes; a decoder that crashes costs one video, not the run.
+
+    Args:
+        specs: see `PassDataset`.
+        work: see `PassDataset`.
+        batch_size: see `PassDataset`.
+        num_workers: decoding processes; 0 decodes in this one.
+        is_finished: tells whether a video needs no more batches, for the work left after a crash.
+        pin_memory: for faster copies to a GPU.
+    """
+
+    def __init__(
+        self,
+        specs: Sequence[FrameSpec],
+        work: Sequence[Work],
+        batch_size: int,
+        num_workers: int,
+        is_finished: Callable[[int], bool],
+        pin_memory: bool = False,
+    ) -> None:
+        self.specs, self.work, self.batch_size = specs, list(enumerate(work)), batch_size
+        self.num_workers, self.is_finished, self.pin_memory = num_workers, is_finished, pin_memory
+
+    def __iter__(self) -> Iterator[PassBatch]:
+        left = self.work
+        while left:
+            workers = min(self.num_workers, len(left))
+            current = multiprocessing.Array("q", [-1] * max(1, workers), lock=False)
+            dataset = PassDataset(self.specs, left, self.batch_size, current=current)
+            loader = DataLoader(
+                dataset,
+                batch_size=None,
+                num_workers=workers,
+                pin_memory=self.pin_memory,
+                generator=torch.Generator(),  # a run's random numbers do not depend on what is encoded already
+            )
+            batches: Any = iter(loader)
+            try:
+                yield from batches
+                return
+            except RuntimeError as error:
+                if workers == 0 or "exited unexpectedly" not in str(error):
+                    raise
+                dead = [n for n, process in enumerate(batches._workers) if process.exitcode not in (None, 0)]
+                del batches
+                guilty = [current[n] for n in dead] or list(current)
+                ends = [
+                    Finished(video, (), 0.0, f"{path}: its decoder crashed. Re-encode the file or leave it out.")
+                    for video, (path, _) in left
+                    if video in guilty and not self.is_finished(video)
+                ]
+                if not ends:
+                    raise
+                yield PassBatch(-1, torch.empty(0), [], ends)
+                left = [(video, work) for video, work in left if not self.is_finished(video)]

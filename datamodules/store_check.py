@@ -1,0 +1,69 @@
+"""Is a feature store complete and sound?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..zoo.video.spec import FrameSpec
+from .features import MANIFEST, FeatureError, FeatureStore
+from .shards import quarantined, read_header, shard_files
+
+
+def check_store(store: Path, videos: Mapping[str, Path] | None = None) -> list[str]:
+    """Look for anything wrong with a store.
+
+    Args:
+        store: the folder.
+        videos: that should be in it.
+
+    Returns:
+        What is wrong, one line each; nothing for a good store.
+    """
+    problems = []
+    manifest_path = store / MANIFEST
+    manifest: dict[str, Any] = {}
+    if not manifest_path.is_file():
+        problems.append(f"{manifest_path}: missing, nobody knows what made these features")
+    else:
+        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+    try:
+        features = FeatureStore(store)
+    except FeatureError as error:
+        return [*problems, str(error)]
+    seen: dict[str, Path] = {}
+    for path in shard_files(store):
+        for video_id in read_header(path):
+            if video_id in seen and seen[video_id].parent == path.parent:
+                problems.append(f"{path}: {video_id} is in {seen[video_id]}, too")
+            seen[video_id] = path
+    for video_id in sorted(features.ids):
+        try:
+            stored = features.read(video_id)
+            cells = features.read_grid(video_id) if manifest.get("grid") else None
+        except FeatureError as error:
+            problems.append(str(error))
+            continue
+        shape: tuple[Any, ...] = stored.units.shape
+        if manifest and shape[1] != manifest["dim"]:
+            problems.append(f"{video_id}: {shape[1]} wide, the manifest says {manifest['dim']}")
+        if manifest and stored.num_frames is not None:
+            units = _units(manifest, stored.num_frames)
+            if units != shape[0]:
+                problems.append(f"{video_id}: {shape[0]} units, {stored.num_frames} frames should give {units}")
+        if cells is not None and cells.shape != (shape[0], *manifest["grid"]):
+            problems.append(f"{video_id}: a grid of {cells.shape}, expected {(shape[0], *manifest['grid'])}")
+        if cells is not None and not np.isfinite(cells).all():
+            problems.append(f"{video_id}: the grid holds NaN or infinity")
+    failed = quarantined(store)
+    problems += [f"{video}: in quarantine. {reason}" for video, reason in sorted(failed.items())]
+    problems += [f"{video}: not there" for video in sorted((videos or {}).keys() - features.ids - failed.keys())]
+    return problems
+
+
+def _units(manifest: Mapping[str, Any], num_frames: int) -> int:
+    return FrameSpec(None, manifest["window"], manifest["stride"], None).num_units(num_frames)

@@ -1,0 +1,1 @@
+"""Sound encoders: samples in, features per time step out."""
