@@ -302,10 +302,11 @@ def load_task(checkpoint: str | Path, device: str = "cpu") -> Task:
     """See `groundzoo.load`."""
     import_everything()
     from .datamodules.collecting import encode_video
+    from .datamodules.windows import read_windows
     from .tasks.launch import rebuild
 
     task = rebuild(Path(checkpoint), device)
-    task.video_reader = encode_video
+    task.video_reader, task.window_reader = encode_video, read_windows
     return task
 
 

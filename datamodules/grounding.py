@@ -22,7 +22,9 @@ from .annotations import AnnotationError, Query, SplitReport, clean, read_json
 from .extraction import build_store, default_store
 from .features import FeatureError, FeatureStore, StackedStore, open_store
 from .loader import ResumableLoader, plain_loader
+from .packets import VideoError
 from .video_files import find_videos
+from .windows import RawVideos
 
 log = logging.getLogger(__name__)
 TEMPORAL_WORDS = {"before", "after", "while", "then"}  # DRN, Sec. 5.4
@@ -36,7 +38,7 @@ class MomentReader(Protocol):
 
 
 class VideoClips(NamedTuple):
-    """One video, pooled: ``(T, D)`` features and ``(T, 2)`` bounds as shares of the video, float32."""
+    """One video: ``(T, D)`` pooled features or ``(T, L, 3, H, W)`` frames; ``(T, 2)`` bounds as shares of it."""
 
     clips: Tensor
     bounds: Tensor
@@ -50,7 +52,7 @@ class GroundingDataset(Dataset[GroundingBatch]):
 
     Args:
         queries: of the split.
-        store: features of their videos.
+        store: features of their videos, or the videos themselves.
         encoder: that made them.
         pooling: how units become clips.
         num_frames: frames per video where the data set says; else the store or the number of units tells.
@@ -61,7 +63,7 @@ class GroundingDataset(Dataset[GroundingBatch]):
     def __init__(
         self,
         queries: Sequence[Query],
-        store: FeatureStore | StackedStore,
+        store: FeatureStore | StackedStore | RawVideos,
         encoder: VideoEncoder,
         pooling: ClipPooling,
         num_frames: Mapping[str, int],
@@ -78,18 +80,27 @@ class GroundingDataset(Dataset[GroundingBatch]):
         return len(self.queries)
 
     def video(self, video_id: str) -> VideoClips:
-        """Pooled clips of one video."""
+        """Clips of one video."""
         if video_id in self._kept:
             return self._kept[video_id]
+        clips = self._windows(video_id) if isinstance(self.store, RawVideos) else self._pooled(video_id)
+        if self.keep_in_memory:
+            self._kept[video_id] = clips
+        return clips
+
+    def _windows(self, video_id: str) -> VideoClips:
+        assert isinstance(self.store, RawVideos)
+        frames, bounds, _ = self.store.windows(video_id)
+        return VideoClips(frames, bounds)
+
+    def _pooled(self, video_id: str) -> VideoClips:
+        assert not isinstance(self.store, RawVideos)
         stored = self.store.read(video_id)
         if (width := stored.units.shape[1]) != self.dim:
             raise FeatureError(f"features {self.store.path}: those of {video_id} are {width} wide, not {self.dim}")
         frames = stored.num_frames or self.num_frames.get(video_id) or self.spec.num_frames(len(stored.units))
         pooled = self.pooling.pool(stored.units, frames, self.spec)
-        clips = VideoClips(torch.from_numpy(pooled).float(), torch.from_numpy(self.pooling.bounds(frames)).float())
-        if self.keep_in_memory:
-            self._kept[video_id] = clips
-        return clips
+        return VideoClips(torch.from_numpy(pooled).float(), torch.from_numpy(self.pooling.bounds(frames)).float())
 
     def __getitem__(self, index: int) -> GroundingBatch:
         return self.__getitems__([index])
@@ -106,7 +117,7 @@ class GroundingDataset(Dataset[GroundingBatch]):
             if video_id not in videos and video_id not in self.lost:
                 try:
                     videos[video_id] = self.video(video_id)
-                except FeatureError as error:
+                except (FeatureError, VideoError) as error:
                     self.lost.add(video_id)
                     log.warning("left out from here on: %s", error)
             if video_id in videos:
@@ -114,7 +125,7 @@ class GroundingDataset(Dataset[GroundingBatch]):
             if not waiting and not kept:  # every video of this batch is broken
                 spare = (spare + 1) % len(self.queries)
                 if spare == indices[-1]:
-                    raise FeatureError(f"features {self.store.path}: not one video of this split can be read")
+                    raise FeatureError(f"{self.store.path}: not one video of this split can be read")
                 waiting = [spare]
         queries = [self.queries[i] for i in kept]
         row = {video_id: i for i, video_id in enumerate(videos)}
@@ -141,7 +152,8 @@ class GroundingDataModule(L.LightningDataModule):
     """Base of the data modules for temporal grounding.
 
     Video comes from precomputed `features`, or from the files in `videos`, which the task's video encoder
-    then reads once; what it makes is kept below `cache`. How video is read (encoder, number of clips) is
+    then reads once; what it makes is kept below `cache`. An encoder that is trained with the task gets raw frames
+    in every batch, one window per clip. How video is read (encoder, number of clips) is
     the task's business: the data module asks the task that the trainer runs.
 
     Args:
@@ -187,7 +199,7 @@ class GroundingDataModule(L.LightningDataModule):
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.keep_in_memory, self.vocabulary_from, self.seed = keep_in_memory, vocabulary_from, seed
         self.subsets_file, self.shuffle_queries = subsets, shuffle_queries
-        self.store: FeatureStore | StackedStore | None = None
+        self.store: FeatureStore | StackedStore | RawVideos | None = None
         self.num_frames = {}
         self.reports: dict[str, SplitReport] = {}
         self._datasets: dict[str, GroundingDataset] = {}
@@ -209,29 +221,16 @@ class GroundingDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Encode the videos that have no features yet; one process per machine does this."""
-        if self.features is None:
-            task = self._task()
-            if task.video_encoder.trainable:
-                raise ValueError(
-                    f"{type(self).__name__} encodes every video once, before training: set "
-                    "model.video_encoder.trainable to false"
-                )
-            needed = {q.video_id for split in ("train", "val", "test") for q in self.read(split)}
-            files = {k: v for k, v in find_videos(self.videos).items() if k in needed}
-            if not files:
-                raise FeatureError(
-                    f"none of the {len(needed)} annotated videos is in {self.videos}; set data.init_args.videos, "
-                    "or data.init_args.features to precomputed features"
-                )
+        task = self._task()
+        if self.features is None and not task.video_encoder.trainable:
             out = default_store(self.cache, task.video_encoder)
-            build_store(task.video_encoder, files, out, num_workers=self.num_workers)
+            build_store(task.video_encoder, self._files(), out, num_workers=self.num_workers)
 
     def setup(self, stage: str) -> None:
         """Open the features, read the splits that `stage` needs and report on them."""
         task = self._task()
         if self.store is None:
-            folder = self.features or default_store(self.cache, task.video_encoder)
-            self.store = open_store(folder, task.video_encoder)
+            self.store = self._open(task)
         needed: dict[str, tuple[Literal["train", "val", "test"], ...]] = {
             "fit": ("train", "val"),
             "validate": ("val",),
@@ -290,6 +289,28 @@ class GroundingDataModule(L.LightningDataModule):
             raise TypeError(f"{type(self).__name__} serves tasks with `video_encoder` and `clips`, not {task!r}")
         reader: MomentReader = task
         return reader
+
+    def _files(self) -> dict[str, Path]:
+        """Files of the annotated videos."""
+        needed = {q.video_id for split in ("train", "val", "test") for q in self.read(split)}
+        files = {k: v for k, v in find_videos(self.videos).items() if k in needed}
+        if not files:
+            raise FeatureError(
+                f"none of the {len(needed)} annotated videos is in {self.videos}; set data.init_args.videos, "
+                "or data.init_args.features to precomputed features"
+            )
+        return files
+
+    def _open(self, task: MomentReader) -> FeatureStore | StackedStore | RawVideos:
+        encoder = task.video_encoder
+        if not encoder.trainable:
+            return open_store(self.features or default_store(self.cache, encoder), encoder)
+        if self.features is not None:
+            raise ValueError(
+                "a trainable video encoder needs videos, not features: set data.init_args.features to null, or "
+                "model.init_args.video_encoder.init_args.trainable to false"
+            )
+        return RawVideos(self._files(), encoder.spec, task.clips)
 
     def _loader(self, split: str, batch_size: int) -> ResumableLoader[GroundingBatch]:
         trainer = self.trainer

@@ -169,7 +169,11 @@ class FrameReader:
         return self.at_times((np.arange(count) + 0.5) * self.info.duration_s / count, size)
 
     def clips(
-        self, starts_s: Sequence[float] | Tensor, length: int, fps: float, size: Size | None = None
+        self,
+        starts_s: Sequence[float] | Tensor | npt.NDArray[np.float64],
+        length: int,
+        fps: float,
+        size: Size | None = None,
     ) -> Tensor:
         """Clips of `length` pictures, ``1 / fps`` seconds apart, that start at these N times.
 

@@ -85,11 +85,13 @@ class Task(L.LightningModule, ABC):
         network: the paper's nn.Module, usable without Lightning.
         monitor: key of the metric that picks the best checkpoint; higher is better.
         video_reader: set by `groundzoo.load`; turns a video file into the encoder's units.
+        window_reader: set by `groundzoo.load`; reads the frames of one pass per clip, for a trainable encoder.
     """
 
     network: nn.Module
     monitor = "val/loss"
     video_reader: Callable[[VideoEncoder, Path], VideoUnits] | None = None
+    window_reader: Callable[..., tuple[Tensor, Tensor, float]] | None = None
 
     def __init__(self, video_encoder: VideoEncoder, text_encoder: TextEncoder, stages: Sequence[Stage]) -> None:
         super().__init__()
@@ -120,6 +122,10 @@ class Task(L.LightningModule, ABC):
     @abstractmethod
     def predictions(self, outputs: Any, batch: Any) -> list[Prediction]:
         """One JSON-ready record per query or video, in the units of annotations (seconds, pixels)."""
+
+    def prepare(self, batch: Any) -> Any:
+        """Turn a batch as loaded into what `step` takes, e.g. frames into features; runs where gradients flow."""
+        return batch
 
     def trainable_parts(self) -> dict[str, list[nn.Parameter]]:
         """Groups of parameters that `Stage.train` can name; an encoder that is frozen for good is in none."""
@@ -199,7 +205,7 @@ class Task(L.LightningModule, ABC):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One optimiser step's loss."""
-        losses = self.step(batch, "train").losses
+        losses = self.step(self.prepare(batch), "train").losses
         total = torch.stack([losses[name] for name in self.stage.losses]).sum()
         if not torch.isfinite(total):
             raise FloatingPointError(
@@ -222,7 +228,7 @@ class Task(L.LightningModule, ABC):
 
     def predict_step(self, batch: Any, batch_idx: int) -> list[Prediction]:
         """Return the predictions."""
-        return self.predictions(self.step(batch, "predict").outputs, batch)
+        return self.predictions(self.step(self.prepare(batch), "predict").outputs, batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metric."""
@@ -235,7 +241,7 @@ class Task(L.LightningModule, ABC):
     def _evaluate(self, batch: Any, stage: Literal["val", "test"]) -> Any:
         on_gpu = self.device.type == "cuda"
         with torch.random.fork_rng([self.device] if on_gpu else []):  # evaluation must not change training
-            losses, outputs = self.step(batch, stage)
+            losses, outputs = self.step(self.prepare(batch), stage)
         self.update_metric(self._metric_of(stage), outputs, batch)
         total = sum(losses[name] for name in self.stage.losses)
         self.log(f"{stage}/loss", total, batch_size=len(batch), sync_dist=True)

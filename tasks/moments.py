@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -85,6 +86,14 @@ class MomentTask(Task):
         """See `MomentRecall.update`."""
         metric.update(*outputs, batch.moments, batch.index, batch.subsets)
 
+    def prepare(self, batch: GroundingBatch) -> GroundingBatch:
+        """Encode raw frames; a clip's features are the mean over the units of its pass."""
+        if batch.clips.ndim == 3:
+            return batch
+        V, T = batch.clips.shape[:2]
+        features = self.video_encoder(batch.clips.flatten(0, 1)).frames.mean(1)
+        return dataclasses.replace(batch, clips=features.unflatten(0, (V, T)))
+
     def predictions(self, outputs: Candidates, batch: GroundingBatch) -> list[Prediction]:
         """One record per query: position in the split, ids, text, moments [start_s, end_s, score], known truth."""
         durations = batch.durations_s[batch.video_index]
@@ -122,11 +131,9 @@ class MomentTask(Task):
             raise ValueError("no query: give at least one sentence")
         was_training = self.training
         self.eval()
-        units, num_frames, duration_s = self.video_reader(self.video_encoder, Path(video))
-        pooled = torch.from_numpy(self.clips.pool(units.numpy(), num_frames, self.video_encoder.spec))
-        bounds = torch.from_numpy(self.clips.bounds(num_frames))
+        clips, bounds, duration_s = self._read(Path(video))
         batch = GroundingBatch(
-            clips=pooled.float()[None].to(self.device),
+            clips=clips[None].to(self.device),
             bounds=bounds.float()[None].to(self.device),
             durations_s=torch.tensor([duration_s], device=self.device),
             video_index=torch.zeros(len(queries), dtype=torch.int64, device=self.device),
@@ -136,6 +143,16 @@ class MomentTask(Task):
             video_ids=[Path(video).stem],
             index=torch.arange(len(queries), device=self.device),
         )
-        candidates = self.step(batch, "predict").outputs
+        candidates = self.step(self.prepare(batch), "predict").outputs
         self.train(was_training)
         return best_moments(candidates, batch.durations_s[batch.video_index], top_k, self.nms_threshold)
+
+    def _read(self, video: Path) -> tuple[Tensor, Tensor, float]:
+        """Clips (features or frames), bounds and duration of one file, as the data modules make them."""
+        assert self.video_reader is not None
+        assert self.window_reader is not None
+        if self.video_encoder.trainable:
+            return self.window_reader(video, self.video_encoder.spec, self.clips)
+        units, num_frames, duration_s = self.video_reader(self.video_encoder, video)
+        pooled = torch.from_numpy(self.clips.pool(units.numpy(), num_frames, self.video_encoder.spec))
+        return pooled.float(), torch.from_numpy(self.clips.bounds(num_frames)), duration_s

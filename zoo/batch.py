@@ -15,7 +15,8 @@ class GroundingBatch:
     strings (the text encoder pads and masks). Samples keep the order in which the loader drew them.
 
     Attributes:
-        clips: ``(V, T, D)`` float, features of every clip.
+        clips: ``(V, T, D)`` float, features of every clip. For an encoder that is trained with the task
+            ``(V, T, L, 3, H, W)`` uint8, the frames of one pass per clip; `MomentTask` encodes them before `step`.
         bounds: ``(V, T, 2)`` float, start and end of every clip as share of the video, [0, 1].
         durations_s: ``(V,)`` float, seconds.
         video_index: ``(B,)`` int64, row of `clips` that each query asks about.
