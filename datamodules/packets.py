@@ -151,7 +151,7 @@ class Walker:
                 assert self.index.start_s is not None
                 second = Fraction(self.index.start_s + float(self.index.times_s[key]))
                 container.seek(round(second / stream.time_base), stream=stream)
-            frames = (frame for packet in _packets(container, stream) for frame in _frames_of(packet))
+            frames = (frame for packet in packets_of(container, stream) for frame in frames_of(packet))
             for count, frame in enumerate(frames):
                 number = count  # without usable times, pictures are counted
                 if self.index.start_s is not None and frame.time is not None:
@@ -217,7 +217,7 @@ def open_video(path: Path) -> tuple[Any, Any]:
     return container, stream
 
 
-def _packets(container: Any, stream: Any) -> Iterator[Any]:
+def packets_of(container: Any, stream: Any) -> Iterator[Any]:
     """The packets up to where the container itself becomes unreadable; the last one is empty."""
     import av
 
@@ -229,7 +229,8 @@ def _packets(container: Any, stream: Any) -> Iterator[Any]:
             return
 
 
-def _frames_of(packet: Any) -> list[Any]:
+def frames_of(packet: Any) -> list[Any]:
+    """What a packet completes; nothing where it is damaged."""
     import av
 
     try:
@@ -241,19 +242,22 @@ def _frames_of(packet: Any) -> list[Any]:
 def index_file(path: Path) -> FileIndex:
     """Walk through the packets of a file, decoding only the first picture."""
     container, stream = open_video(path)
-    stamps: list[float | None] = []
-    keys: list[float] = []
+    stamps: list[int | None] = []  # in the stream's own unit of time
+    keys: list[int] = []
     leads = False  # pictures that are coded after a key picture but shown before it (open groups of pictures)
     first: Any = None
     with container:
-        for packet in _packets(container, stream):
+        for packet in packets_of(container, stream):
             if first is None:
-                first = next(iter(_frames_of(packet)), None)
+                first = next(iter(frames_of(packet)), None)
             if packet.size and not packet.is_discard:  # discarded: the lead-in of a clip cut without re-encoding
-                stamps.append(None if packet.pts is None else float(packet.pts * packet.time_base))
-                if packet.is_keyframe and packet.pts is not None:
-                    keys.append(float(packet.pts * packet.time_base))
-                leads |= bool(keys) and stamps[-1] is not None and stamps[-1] < keys[-1]
+                stamp = packet.pts
+                stamps.append(stamp)
+                if stamp is not None:
+                    leads = leads or (bool(keys) and stamp < keys[-1])
+                    if packet.is_keyframe:
+                        keys.append(stamp)
+        tick_s = float(stream.time_base or 1)
         rate = float(stream.average_rate or stream.guessed_rate or 0)
         duration = stream.duration and stream.duration * stream.time_base
         announced_s = float(duration or Fraction(container.duration or 0, 1_000_000))
@@ -264,7 +268,7 @@ def index_file(path: Path) -> FileIndex:
             f"{path}: no picture can be decoded. The file is cut short or damaged; download it again."
         )
     notes = []
-    times = np.array(sorted(stamp for stamp in stamps if stamp is not None), dtype=np.float64)
+    times = tick_s * np.array(sorted(stamp for stamp in stamps if stamp is not None), dtype=np.float64)
     usable = len(times) == len(stamps) and bool((np.diff(times) > 0).all())
     start_s = float(times[0]) if usable and stamped else None
     if usable and len(times) > 1:
@@ -280,7 +284,12 @@ def index_file(path: Path) -> FileIndex:
         notes.append(f"{path}: {announced_s:.1f} s are announced, but the pictures end at {duration_s:.1f} s.")
     height, width = (first.height, first.width) if turns(first) % 2 == 0 else (first.width, first.height)
     info = VideoInfo(path, len(times), len(times) / duration_s, duration_s, height, width)
-    starts = np.searchsorted(times, np.array(sorted(keys)) - (start_s or 0) + SAME_TIME_S, side="right") - 1
+    starts = (
+        np.searchsorted(
+            times, tick_s * np.array(sorted(keys), dtype=np.float64) - (start_s or 0) + SAME_TIME_S, side="right"
+        )
+        - 1
+    )
     if start_s is None:
         starts = starts[:0]
     return FileIndex(info, times, starts, start_s, trusted and usable and not leads, notes)

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .packets import SAME_TIME_S, FileIndex, Picture, Size, VideoError, VideoInfo, Walker, index_file, stack
+from .packets import SAME_TIME_S, FileIndex, Picture, Size, VideoError, VideoInfo, Walker, index_file
 
 __all__ = [
     "SAME_TIME_S",
@@ -265,26 +265,28 @@ class FrameReader:
         return results[0]
 
     def _read(self, numbers: list[int], size: Size | None) -> tuple[Tensor, int]:
-        """The pictures uint8 (T, 3, H, W) and how many of them are stand-ins."""
+        """The pictures uint8 (T, 3, H, W) and how many of them are stand-ins.
+
+        Runs in a thread of its own, maybe of a forked worker, where torch must not start threads: numpy copies.
+        """
         wanted = sorted(set(numbers))
-        pictures: list[Picture] = []
+        shape = size or (self.info.height, self.info.width)
+        frames = np.empty((len(wanted), *shape, 3), dtype=np.uint8)
         missing = 0
         if self._trusted:
             try:
-                pictures = list(self._pictures(wanted, size))
+                for row, picture in zip(frames, self._pictures(wanted, size), strict=True):
+                    row[:] = picture
             except Exception:  # decord raises its own errors, RuntimeError, AssertionError and StopIteration
                 self._trusted, self._decord = False, None
         if not self._trusted:
             self._walker = self._walker or Walker(self._index)
-            found = list(self._walker.pictures(wanted, size or (self.info.height, self.info.width)))
-            pictures = [picture for picture, _ in found]
-            missing = sum(not exact for _, exact in found)
-        frames = (
-            stack(pictures)
-            if pictures
-            else torch.empty((0, 3, *(size or (self.info.height, self.info.width))), dtype=torch.uint8)
-        )
-        return (frames if wanted == numbers else frames[np.searchsorted(wanted, numbers)]), missing
+            for row, (picture, exact) in zip(frames, self._walker.pictures(wanted, shape), strict=True):
+                row[:] = picture
+                missing += not exact
+        if wanted != numbers:
+            frames = frames[np.searchsorted(wanted, numbers)]
+        return torch.from_numpy(frames).permute(0, 3, 1, 2), missing
 
     def _pictures(self, wanted: list[int], size: Size | None) -> Iterator[Picture]:
         """The pictures (H, W, 3) by decord, one by one: as fast as its `get_batch`, and right for every width."""
@@ -302,7 +304,7 @@ class FrameReader:
         reader = self._decord[1]
         for number in wanted:
             reader.seek_accurate(number)
-            picture: Picture = reader.next().asnumpy()
+            picture: Picture = torch.from_dlpack(reader.next().to_dlpack()).numpy()  # without a copy
             height, width, channels = picture.shape
             if channels != 3:  # rows padded for alignment pass as more channels: 96 pixels in 384 bytes as 96 x 4
                 picture = picture.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)
