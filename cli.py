@@ -58,7 +58,17 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         if os.environ.get("GROUNDZOO_DEBUG"):
             raise
-        sys.exit(f"groundzoo {words[0]}: {error}\n(GROUNDZOO_DEBUG=1 shows where this comes from)")
+        sys.exit(f"groundzoo {words[0]}: {_cause(error)}\n(GROUNDZOO_DEBUG=1 shows where this comes from)")
+
+
+def _cause(error: Exception) -> str:
+    """What a class said that could not be built, without the list of types that were tried."""
+    text = str(error)
+    if "any of the Union subtypes" not in text:
+        return text
+    tried = text.rpartition("Errors:\n")[2].partition("\nGiven value type:")[0].split("\n  - ")
+    reasons = [t.strip(" -") for t in tried if "Expected a <class" not in t]
+    return "; ".join(reasons) or text
 
 
 def _train(argv: list[str] | None) -> None:
@@ -181,19 +191,16 @@ def _weights() -> list[tuple[str, str]]:
     """What is known of published weights: how they are fed, what they give, whose they are."""
     from .zoo.video.published import PUBLISHED
 
-    rows = []
-    for name, entry in PUBLISHED.items():
+    table = [["encoder", "dim", "grid", "fps", "window/stride", "M par.", "licence", "where to get them"]]
+    for entry in PUBLISHED.values():
         spec = entry.spec
-        rate = "every frame" if spec.fps is None else f"{spec.fps:g} {'samples/s' if spec.sound else 'fps'}"
-        grid = "no grid" if entry.grid is None else "grid {}x{}x{}".format(*entry.grid)
-        rows.append(
-            (
-                name,
-                f"{entry.encoder}: {entry.dim}-d, {grid}, {rate}, window {spec.window}, stride {spec.stride}; "
-                f"{entry.parameters / 1e6:.1f} M parameters; {entry.licence}; {entry.source}",
-            )
-        )
-    return rows
+        grid = "-" if entry.grid is None else "x".join(map(str, entry.grid))
+        rate = "file's" if spec.fps is None else f"{spec.fps:g}"
+        numbers = [str(entry.dim), grid, rate, f"{spec.window}/{spec.stride}", f"{entry.parameters / 1e6:.1f}"]
+        table.append([entry.encoder, *numbers, entry.licence, entry.source])
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
+    return list(zip(["", *PUBLISHED], lines, strict=True))
 
 
 def _toyworld(config: Namespace) -> None:
@@ -251,7 +258,8 @@ def _extract(words: list[str]) -> None:
     out = Path(config.out)
     stores = [out] if len(parts) == 1 else [out / f"{k}-{type(part).__name__}" for k, part in enumerate(parts)]
     options = {k: config[k] for k in ("batch_size", "num_workers", "dtype", "retry")}
-    extraction = Extraction(parts, stores, videos, grids=config.grid, **options)
+    options |= {"grids": config.grid, "precision": str(config.trainer.precision)}
+    extraction = Extraction(parts, stores, videos, **options)
     quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary"), False)
     quiet |= {"enable_progress_bar": False, "use_distributed_sampler": False}  # it has its own of both
     for message in (*NO_NEWS, "predict returned None"):
@@ -282,17 +290,20 @@ def _report(stores: list[Path], wanted: int) -> None:
 
 
 def _check(store: Path, videos: str | None) -> None:
-    """Print what is wrong with a store, and exit with 1 if anything is."""
-    from .datamodules.features import FeatureStore
+    """Print what is wrong with a store, or those of a `Combined`, and exit with 1 if anything is."""
+    from .datamodules.features import MANIFEST, FeatureStore
     from .datamodules.store_check import check_store
     from .datamodules.video_files import find_videos
 
-    problems = check_store(store, find_videos(videos) if videos is not None else None)
-    for problem in problems:
-        print(problem)
-    if problems:
-        sys.exit(f"groundzoo extract: {len(problems)} problem(s) in {store}")
-    print(f"{store}: {len(FeatureStore(store).ids)} videos, nothing wrong")
+    wanted = find_videos(videos) if videos is not None else None
+    parts = [] if (store / MANIFEST).is_file() else [path.parent for path in sorted(store.glob(f"*/{MANIFEST}"))]
+    count = 0
+    for part in parts or [store]:
+        problems = check_store(part, wanted)
+        count += len(problems)
+        print("\n".join(problems or [f"{part}: {len(FeatureStore(part).ids)} videos, nothing wrong"]))
+    if count:
+        sys.exit(f"groundzoo extract: {count} problem(s) in {store}")
 
 
 # ---- from a user's own video ----------------------------------------------------------------------------
