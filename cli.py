@@ -169,6 +169,7 @@ def _list(config: Namespace) -> None:
         sections[title] = [
             (name, text) for name, parents, text in classes if parents & bases and name not in bases
         ]
+    sections["weights for encoders"] = _weights()
     configs = Path(str(resources.files(__package__))) / "configs"
     sections["configs"] = [
         (p.relative_to(configs).as_posix(), p.read_text(encoding="utf-8").split("\n")[0].lstrip("# "))
@@ -178,8 +179,6 @@ def _list(config: Namespace) -> None:
     chosen = {t: rows for t, rows in sections.items() if config.what == "all" or config.what in t}
     if not chosen:
         raise ValueError(f"nothing is called '{config.what}'; choose from {', '.join(sections)}")
-    if "encoders" in config.what:
-        chosen["published weights"] = _weights()
     width = max((len(name) for rows in chosen.values() for name, _ in rows), default=0)
     for title, rows in chosen.items():
         print(title)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import groundzoo
+from groundzoo.zoo.video.published import PUBLISHED
 
 PACKAGE = Path(groundzoo.__file__).parent
 HEAVY = ("torch", "lightning", "transformers", "numpy", "matplotlib", "wandb", "decord", "av")
@@ -68,7 +69,15 @@ def rows(text: str) -> dict[str, dict[str, str]]:
 
 def test_list_describes_everything(cli: Callable) -> None:
     found = rows(cli("list").out)
-    assert list(found) == ["tasks", "video encoders", "text encoders", "data modules", "configs", "plug-ins"]
+    assert list(found) == [
+        "tasks",
+        "video encoders",
+        "text encoders",
+        "data modules",
+        "weights for encoders",
+        "configs",
+        "plug-ins",
+    ]
     for title, entries in found.items():
         if title != "plug-ins":
             assert entries
@@ -107,7 +116,18 @@ def test_list_misses_no_class_that_a_configuration_can_name(cli: Callable) -> No
 
 def test_list_of_a_part(cli: Callable) -> None:
     assert list(rows(cli("list", "tasks").out)) == ["tasks"]
-    assert list(rows(cli("list", "encoders").out)) == ["video encoders", "text encoders"]
+    assert list(rows(cli("list", "encoders").out)) == ["video encoders", "text encoders", "weights for encoders"]
+
+
+def test_list_of_weights(cli: Callable) -> None:
+    """How to feed each, what it gives, whose it is and where it comes from."""
+    shown = rows(cli("list", "weights").out)["weights for encoders"]
+    assert shown.keys() >= PUBLISHED.keys()
+    for name, entry in PUBLISHED.items():
+        cells = re.split(r"\s{2,}", shown[name])
+        assert cells[:2] == [entry.encoder, str(entry.dim)]
+        assert cells[-2:] == [entry.licence, entry.source]
+        assert cells[3] == ("file's" if entry.spec.fps is None else f"{entry.spec.fps:g}")
 
 
 def test_list_of_nothing_says_what_there_is(cli: Callable) -> None:
