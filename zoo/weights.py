@@ -47,7 +47,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
+            stored: dict[str, Tensor] = load_file(path)
+            return stored
         with torch.serialization.safe_globals([argparse.Namespace]):  # TSP's files also hold its options
             loaded: Any = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from groundzoo.zoo.openai_clip import (
     RESNET,
-    FusionModel,
     text_config,
     text_state,
     to_transformers,
@@ -26,6 +25,7 @@ from groundzoo.zoo.openai_clip import (
 )
 from groundzoo.zoo.video.clip_resnet import ModifiedResNet
 from groundzoo.zoo.video.image_model import ImageModel
+from groundzoo.zoo.video.text4vis import FusionModel
 from groundzoo.zoo.weights import load_state
 
 pytestmark = pytest.mark.golden
@@ -49,6 +49,13 @@ def text_tower(state: dict[str, Tensor]) -> nn.Module:
     network = CLIPTextModelWithProjection(CLIPTextConfig(**text_config(state)))
     load_state(network, text_state(state), "golden")
     return network.eval()
+
+
+def keep(module: nn.Module) -> list[Tensor]:
+    """Collects the module's outputs."""
+    found: list[Tensor] = []
+    module.register_forward_hook(lambda _m, _i, out: found.append(out[0] if isinstance(out, tuple) else out))
+    return found
 
 
 def stage_name(name: str) -> str | None:
@@ -75,12 +82,7 @@ def test_forward(path: Path, tmp_path: Path) -> None:
         if "network.conv1" in ours.values() and encoder.config["model_type"] != RESNET:
             ours["visual.conv1"] = "network.vision_model.embeddings.patch_embedding"
         blocks = {s for s in ours if "resblocks" in s}
-        kept: dict[str, Tensor] = {}
-        for stage in blocks:  # (batch, tokens, width) here, (tokens, batch, width) there
-            module = encoder.get_submodule(ours[stage])
-            module.register_forward_hook(
-                lambda _m, _i, out, stage=stage: kept.__setitem__(stage, out[0] if isinstance(out, tuple) else out)
-            )
+        kept = {s: keep(encoder.get_submodule(ours[s])) for s in blocks}
         plain = {s: n for s, n in ours.items() if s not in blocks}
         with torch.no_grad(), watched(encoder, plain.values()) as stages:
             image = encoder.encode(x[:, None])
@@ -88,7 +90,8 @@ def test_forward(path: Path, tmp_path: Path) -> None:
             words = text(torch.tensor(case["token_ids"]))
         for stage, where in plain.items():
             check_stage(f"{name} {stage}", stages[where], case["stages"][stage])
-        values = {stage: value.transpose(0, 1) for stage, value in kept.items()}
+        # (batch, tokens, width) here, (tokens, batch, width) there
+        values = {stage: value[0].transpose(0, 1) for stage, value in kept.items()}
         values |= {"visual": image.frames[:, 0], "ln_final": words.last_hidden_state}
         for stage, value in values.items():
             if stage in case["stages"]:

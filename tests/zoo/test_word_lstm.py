@@ -135,6 +135,11 @@ def test_lines_of_other_words_are_not_looked_at(tmp_path: Path) -> None:
     assert found.all()
 
 
+def test_of_a_word_twice_the_first_counts(tmp_path: Path) -> None:
+    path = write(tmp_path / "glove.txt", "door 1 2 3", "the 4 5 6", "door 7 8 9")
+    assert read_embeddings(path, ["door"], 3)[0].tolist() == [[1, 2, 3]]
+
+
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"nowhere\.txt do not exist"):
         read_embeddings(tmp_path / "nowhere.txt", ["a"], 3)

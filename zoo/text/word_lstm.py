@@ -29,7 +29,8 @@ def tokenize(text: str) -> tuple[str, ...]:
 def read_embeddings(path: str | Path, words: Sequence[str], dim: int) -> tuple[Tensor, Tensor]:
     """Read the vectors of `words` from a GloVe-style text file (``word v1 v2 ... vD`` per line).
 
-    The last D fields of a line are the vector, all before them is the word: GloVe 840B has words with blanks.
+    The last D fields of a line are the vector, all before them is the word: GloVe 840B has words with blanks. Of
+    words that stand there twice the first counts.
 
     Args:
         path: the file, e.g. ``glove.6B.300d.txt``; a word2vec header line is skipped.
@@ -51,7 +52,7 @@ def read_embeddings(path: str | Path, words: Sequence[str], dim: int) -> tuple[T
     row = {word: i for i, word in enumerate(words)}
     beginnings = {word.partition(" ")[0] for word in words}
     vectors, found = torch.zeros(len(words), dim), torch.zeros(len(words), dtype=torch.bool)
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8", newline="\n") as lines:
         for number, line in enumerate(lines, start=1):
             if line.partition(" ")[0].rstrip() not in beginnings:
                 continue
@@ -60,8 +61,9 @@ def read_embeddings(path: str | Path, words: Sequence[str], dim: int) -> tuple[T
                 continue
             word, values = " ".join(fields[:-dim]), _numbers(fields[-dim:])
             if word in row and values is not None:
-                vectors[row[word]] = torch.tensor(values)
-                found[row[word]] = True
+                if not found[row[word]]:
+                    vectors[row[word]] = torch.tensor(values)
+                    found[row[word]] = True
             elif fields[0] in row and (len(fields) <= dim + 1 or _numbers(fields[1:]) is not None):
                 raise ValueError(
                     f"{path}:{number}: behind '{fields[0]}' stand {len(fields) - 1} fields, not the {dim} numbers "

@@ -76,10 +76,12 @@ class VideoEncoder(Encoder, ABC):
         passes = -(-units // spec.context)
         starts = torch.arange(passes, device=frames.device)[:, None] * spec.pass_stride
         index = starts + torch.arange(spec.pass_frames, device=frames.device)
-        clips = self.normalise(self.fit(frames))[:, index.clamp(max=T - 1)]
-        if spec.sound:
-            clips = clips.masked_fill(index >= T, 0)
-        clips = clips.flatten(0, 1)
+        clips = self.normalise(self.fit(frames))
+        if passes > 1 or spec.pass_frames != T:  # else frames are one pass already, and need no copy
+            clips = clips[:, index.clamp(max=T - 1)]
+            if spec.sound:
+                clips = clips.masked_fill(index >= T, 0)
+            clips = clips.flatten(0, 1)
         with torch.set_grad_enabled(self.trainable and torch.is_grad_enabled()):
             out = self.encode(clips)
         vectors, cells = (None if x is None else x.unflatten(0, (B, passes)).flatten(1, 2)[:, :units] for x in out)

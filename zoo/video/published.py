@@ -51,7 +51,7 @@ def _kinetics_112(fps: float, window: int) -> FrameSpec:
     )
 
 
-def _i3d(bgr: bool = False) -> FrameSpec:
+def _i3d() -> FrameSpec:
     return FrameSpec(25.0, 16, 16, (224, 224), resize=256, mean=HALF, std=HALF)
 
 
