@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import netrc
@@ -62,12 +63,30 @@ class PackagedConfig(ActionConfigFile):
             packaged = packaged_configs() / values
             if packaged.is_file():
                 values = str(packaged)
+        if isinstance(values, str) and Path(values).is_file():
+            with contextlib.suppress(yaml.YAMLError):  # a syntax error is told below
+                forget_replaced(cfg, yaml.safe_load(Path(values).read_text(encoding="utf-8")))
         try:
             super().__call__(parser, cfg, values, option_string)
         except (TypeError, ValueError) as error:
             if "Problems parsing config" in str(error):  # a syntax error, which does not name its file
                 raise type(error)(f"{values}: {error}") from error
             raise
+
+
+def forget_replaced(cfg: Any, given: Any) -> None:
+    """Drop the arguments of classes that a configuration laid over `cfg` replaces by others.
+
+    The parser keeps those that the new class has, too, by name: an encoder would silently get the stride of the
+    one it replaces.
+    """
+    if not isinstance(given, dict) or not isinstance(cfg, Namespace):
+        return
+    old, new = cfg.get("class_path"), given.get("class_path")
+    if isinstance(old, str) and isinstance(new, str) and old.split(".")[-1] != new.split(".")[-1]:
+        cfg.pop("init_args", None)
+    for key, value in given.items():
+        forget_replaced(cfg.get(key), value)
 
 
 class EncoderConfig(PackagedConfig):
@@ -79,10 +98,15 @@ class EncoderConfig(PackagedConfig):
         path = path if path.is_file() else packaged_configs() / path
         if not path.is_file():
             super().__call__(parser, cfg, values, option_string)  # says what there is
-        given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        model = given.get("model", {}).get("init_args", {})
-        kept = {"video_encoder": given.get("video_encoder", model.get("video_encoder"))}
-        trainer = {k: v for k, v in given.get("trainer", {}).items() if k in DEVICE_OPTIONS}
+        try:
+            given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+            model = (given.get("model") or {}).get("init_args") or {}
+            kept = {"video_encoder": given.get("video_encoder", model.get("video_encoder"))}
+            trainer = {k: v for k, v in (given.get("trainer") or {}).items() if k in DEVICE_OPTIONS}
+        except yaml.YAMLError as error:
+            raise ValueError(f"{values}: {error}") from error
+        except AttributeError as error:  # a list or a number where names and values should be
+            raise ValueError(f"{values}: no configuration of groundzoo ({error})") from error
         kept |= {"trainer": trainer} if trainer else {}
         super().__call__(parser, cfg, json.dumps({k: v for k, v in kept.items() if v is not None}), option_string)
 

@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
+import yaml
+from small_encoders import shrink
 
 import groundzoo
+from groundzoo.cli import ROOMS, _classes
 
 CONFIGS = Path(groundzoo.__file__).parent / "configs"
 ALL = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.yaml"))
@@ -19,28 +22,58 @@ FORMATS = {"CharadesSTA": "charades_sta", "ActivityNetCaptions": "activitynet_ca
 VERBS = ("fit", "validate", "test", "predict")
 
 
-def composition(name: str) -> list[str]:
+TASKS = [c for c in ALL if c.startswith("tasks/")]
+PAPERS = sorted({Path(c).stem.split("_")[0] for c in TASKS})
+
+
+def task_of(paper: str) -> str:
+    """The configuration of a paper that overlays are laid over."""
+    own = [c for c in TASKS if Path(c).stem.split("_")[0] == paper]
+    return next((c for c in own if c.endswith("_charades.yaml")), own[0])
+
+
+def composition(name: str, paper: str = "drn") -> list[str]:
     """The task configuration that `name` is laid over, and `name`."""
     group, stem = name.split("/")[0], Path(name).stem
-    tasks = [c for c in ALL if c.startswith("tasks/")]
     if group == "tasks":
         return ["-c", name]
     if group == "ablations":  # drn_center: an ablation of the paper `drn`, on the benchmark of its tables
-        of_paper = [t for t in tasks if Path(t).stem.split("_")[0] == stem.split("_")[0]]
-        tasks = [t for t in of_paper if t.endswith("_charades.yaml")] or of_paper
+        tasks = [task_of(stem.split("_")[0])]
     elif group == "features":  # charades_i3d: features of that benchmark
-        tasks = [t for t in tasks if Path(t).stem.split("_")[1] == stem.split("_")[0]]
-    elif group == "encoders":
-        tasks = [t for t in tasks if t.endswith("_charades.yaml")]
+        tasks = [t for t in TASKS if Path(t).stem.split("_")[1] == stem.split("_")[0]]
+    elif group in ("encoders", "text"):
+        tasks = [task_of(paper)]
     else:
-        tasks = [t for t in tasks if t.endswith("_toyworld.yaml")]
+        tasks = [t for t in TASKS if t.endswith("_toyworld.yaml")]
     assert tasks, f"no task configuration that {name} could belong to"
     return ["-c", tasks[0], "-c", name]
 
 
+def runs() -> list[tuple[str, str]]:
+    """Every configuration with the paper it is run with: encoders with all papers, others with their own."""
+    return [
+        (name, paper)
+        for name in ALL
+        for paper in (PAPERS if name.split("/")[0] in ("encoders", "text") else ["drn"])
+    ]
+
+
+@pytest.mark.parametrize("room", ["video encoders", "text encoders"])
+def test_every_encoder_has_an_overlay(room: str) -> None:
+    """So that the matrix of encoders and tasks below is complete."""
+    folders, bases = ROOMS[room]
+    root = CONFIGS.parent
+    classes = {name for folder in folders for name, parents, _ in _classes(root / folder) if parents & bases}
+    used = "".join((CONFIGS / name).read_text() for name in ALL)
+    assert len(classes) >= 4
+    assert {name for name in classes if f"class_path: {name}" not in used} == set()
+
+
 def test_configs_are_found() -> None:
     assert len(ALL) >= 25
-    assert {"tasks", "encoders", "features", "trainer", "logger", "ablations"} == {c.split("/")[0] for c in ALL}
+    assert {"tasks", "encoders", "text", "features", "trainer", "logger", "ablations"} == {
+        c.split("/")[0] for c in ALL
+    }
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -70,32 +103,22 @@ def test_every_overlay_changes_something(name: str, resolve: Callable, below: Ca
     pytest.fail(f"{name} says nothing that the task configurations do not say already")
 
 
-@pytest.fixture
-def clip(tmp_path: Path) -> Path:
-    """A CLIP with random weights, as small as they get."""
-    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-    config = CLIPVisionConfig(
-        hidden_size=8,
-        intermediate_size=8,
-        projection_dim=8,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        image_size=16,
-        patch_size=8,
-    )
-    CLIPVisionModelWithProjection(config).save_pretrained(tmp_path / "clip")
-    return tmp_path / "clip"
-
-
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(("name", "paper"), runs())
 def test_runs_all_verbs(
-    name: str, cli: Callable, resolve: Callable, worlds: Callable, features: Callable, small: list[str], clip: Path
+    name: str,
+    paper: str,
+    cli: Callable,
+    resolve: Callable,
+    worlds: Callable,
+    features: Callable,
+    small: list[str],
+    tmp_path: Path,
 ) -> None:
-    words = composition(name)
+    words = composition(name, paper)
     asked = resolve(*words)
     format = FORMATS[asked["data"]["class_path"].split(".")[-1]]
     root = worlds(format)
+    small = [word for word in small if not word.startswith("--model.text_encoder.")]
     words += [*small, "--data.root", str(root)]
     if format == "charades_sta":
         words += ["--data.val_fraction", "0.4"]
@@ -105,8 +128,13 @@ def test_runs_all_verbs(
     if encoder["class_path"].endswith(".Precomputed"):
         store = features(format, encoder["init_args"]["dim"], encoder["init_args"]["stride"])
         words += ["--data.features", str(store)]
-    if encoder["class_path"].endswith(".CLIPFrames"):
-        words += ["--model.video_encoder.init_args.weights", str(clip)]
+    overlay: dict[str, Any] = {"model": {"init_args": {}}}
+    for part in ("video_encoder", "text_encoder"):
+        chosen = asked["model"]["init_args"][part]
+        if settings := shrink(chosen, tmp_path / part):
+            overlay["model"]["init_args"][part] = {"class_path": chosen["class_path"], "init_args": settings}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(overlay))
+    words += ["-c", str(tmp_path / "tiny.yaml")]
     try:
         for verb in VERBS:
             done = cli(verb, *words, "--trainer.fast_dev_run", "true", "--run_dir", "run")
@@ -123,7 +151,7 @@ def test_four_configurations_resolve_from_left_to_right(resolve: Callable) -> No
     found = resolve(*words)
     model, data, trainer = found["model"]["init_args"], found["data"]["init_args"], found["trainer"]
     assert found["model"]["class_path"] == "groundzoo.tasks.drn.DRN"
-    assert model["video_encoder"]["class_path"] == "groundzoo.zoo.video.clip.CLIPFrames"
+    assert model["video_encoder"]["class_path"] == "groundzoo.zoo.video.image_model.ImageModel"
     assert model["video_encoder"]["init_args"]["weights"] == "openai/clip-vit-base-patch32"
     assert "dim" not in model["video_encoder"]["init_args"], "arguments of the replaced encoder are left over"
     assert model["clips"] == {"num_clips": 32, "reduce": "mean"}  # the second's; the first says max
@@ -146,3 +174,23 @@ def test_command_line_beats_configuration_wherever_it_stands(resolve: Callable) 
     after = resolve("-c", "tasks/drn_charades.yaml", *options[2:], *options[:2])
     assert after["model"]["init_args"]["clips"]["num_clips"] == 16
     assert before["model"]["init_args"]["clips"]["num_clips"] == 32, "words count from left to right"
+
+
+def test_a_replaced_class_leaves_no_arguments(resolve: Callable, tmp_path: Path) -> None:
+    """Window and stride of the features that a task is made for must not reach the encoder laid over it."""
+    (tmp_path / "swin.yaml").write_text(
+        "model: {init_args: {video_encoder: {class_path: groundzoo.zoo.video.video_swin.VideoSwin, init_args: "
+        "{weights: random, stride: 4}}}}"
+    )
+    (tmp_path / "more.yaml").write_text("model: {init_args: {video_encoder: {class_path: R2Plus1D}}}")
+    (tmp_path / "same.yaml").write_text(
+        "model: {init_args: {video_encoder: {class_path: R2Plus1D, init_args: {fps: 10}}}}"
+    )
+    task, r2plus1d = ["-c", "tasks/drn_charades.yaml"], ["-c", "encoders/r2plus1d_34_tsp.yaml"]
+    for words in ([*task, *r2plus1d], [*task, "-c", tmp_path / "swin.yaml", *r2plus1d]):
+        found = resolve(*words)["model"]["init_args"]["video_encoder"]["init_args"]
+        assert found["stride"] is None
+        assert found["weights"] != "random"
+    same = resolve(*task, *r2plus1d, "-c", tmp_path / "same.yaml")["model"]["init_args"]["video_encoder"]
+    assert same["init_args"]["fps"] == 10
+    assert same["init_args"]["weights"] == found["weights"]  # the same class goes on

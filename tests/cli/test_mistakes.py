@@ -54,7 +54,7 @@ def test_second_missing_configuration_is_the_one_named(cli: Callable) -> None:
         (["--data", "CharadesSAT"], "data: 'CharadesSAT'", "Did you mean CharadesSTA?"),
         (["--model.video_encoder", "PixelGird"], "model.video_encoder: 'PixelGird'", "Did you mean PixelGrid"),
         (["--model.text_encoder", "WordLTSM"], "model.text_encoder: 'WordLTSM'", "Did you mean WordLSTM?"),
-        (["--model.video_encoder", "zzzz"], "model.video_encoder: 'zzzz'", "There are CLIPFrames, "),
+        (["--model.video_encoder", "zzzz"], "model.video_encoder: 'zzzz'", "ImageModel, "),
         (["--model", "groundzoo.tasks.drn.DRM"], "model: 'groundzoo.tasks.drn.DRM'", "Did you mean DRN?"),
     ],
 )

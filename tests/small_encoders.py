@@ -1,0 +1,68 @@
+"""Every encoder of the zoo as small as it gets, for runs through the command line: which settings to change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tiny_models
+
+VIDEO_MODELS = {  # by what the weights' names on the Hub hold
+    "videomae": ("videomae", "VideoMAEForVideoClassification"),
+    "timesformer": ("timesformer", "TimesformerModel"),
+    "vivit": ("vivit", "VivitModel"),
+    "xclip": ("xclip", "XCLIPModel"),
+    "vjepa2": ("vjepa2", "VJEPA2Model"),
+}
+IMAGE_MODELS = {
+    "clip": ("clip_vision_model", "CLIPVisionModelWithProjection"),
+    "siglip2": ("siglip_vision_model", "SiglipVisionModel"),
+    "dinov2": ("dinov2", "Dinov2Model"),
+    "swin": ("swin", "SwinModel"),
+}
+SWIN = {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": [2, 3, 3]}
+SMALL: dict[str, dict[str, Any]] = {
+    "R2Plus1D": {"layers": [1, 1, 1, 1], "width": 2, "size": 32},
+    "C3D": {"width": 2, "hidden": 8, "size": 48},
+    "VGG16": {"width": 2, "hidden": 8, "size": 32},
+    "I3D": {"width": 8, "size": 32, "window": 9},
+    "S3DG": {"width": 8, "joint_dim": 16, "size": 32, "window": 8},
+    "VideoSwin": {**SWIN, "size": 32, "num_frames": 8},
+    "VGGish": {"width": 4, "hidden": 16},
+    "MILNCEText": {"word_dim": 5, "layer_dim": 6, "dim": 4},
+}
+
+
+def shrink(encoder: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Settings that make an encoder tiny and give it random weights.
+
+    Args:
+        encoder: ``{"class_path": ..., "init_args": ...}`` of a configuration.
+        folder: where files may be put that the settings name.
+    """
+    name, weights = encoder["class_path"].split(".")[-1], str(encoder["init_args"].get("weights", ""))
+    folder.mkdir(parents=True, exist_ok=True)
+    if name in ("ImageModel", "VideoModel"):
+        kinds = IMAGE_MODELS if name == "ImageModel" else VIDEO_MODELS
+        made = next(names for kind, names in kinds.items() if kind in weights)
+        return {"weights": str(tiny_models.save(folder, *made))}
+    if name == "CLIPText":
+        tiny_models.clip_tokenizer().save_pretrained(folder)
+        text = {**tiny_models.TOWER, "vocab_size": 196, "eos_token_id": 195, "projection_dim": 12}
+        return {"weights": str(tiny_models.save(folder, "clip_text_model", "CLIPTextModelWithProjection", **text))}
+    if name == "TransformerText":
+        tiny_models.bert_tokenizer().save_pretrained(folder)
+        return {"weights": str(tiny_models.save(folder, "bert", "BertModel", vocab_size=30, **tiny_models.TOWER))}
+    if name == "WordLSTM":
+        return {"embedding_dim": 8, "hidden_dim": 8, "embeddings": None}
+    if name == "Combined":
+        parts = encoder["init_args"]["encoders"]
+        small = [shrink(part, folder / str(k)) for k, part in enumerate(parts)]
+        return {"encoders": [p | {"init_args": p["init_args"] | s} for p, s in zip(parts, small, strict=True)]}
+    if name not in SMALL:
+        return {}
+    if name == "MILNCEText":
+        np.save(folder / "dict.npy", np.array(["red", "circle", "moves", "jumps", "the"]))
+        return SMALL[name] | {"weights": "random", "dictionary": str(folder / "dict.npy")}
+    return SMALL[name] | {"weights": "random"}
