@@ -107,8 +107,8 @@ def main() -> None:
             make_videos(Path(folder))
         files = find_videos(options.videos or folder)
         print(f"{len(files)} videos, resized to {SIZE[0]} x {SIZE[1]}")
+        first = next(iter(files.values()))
         for name, step in (("every frame", 1), ("every second frame", 2), ("every 15th frame", 15)):
-            first = next(iter(files.values()))
             with FrameReader(first) as reader:
                 fps = None if step == 1 else reader.info.fps / step
             found = timed(
