@@ -129,8 +129,8 @@ class Task(L.LightningModule, ABC):
 
     def trainable_parts(self) -> dict[str, list[nn.Parameter]]:
         """Groups of parameters that `Stage.train` can name; an encoder that is frozen for good is in none."""
-        video = list(self.video_encoder.parameters()) if self.video_encoder.trainable else []
-        return {"all": [*self.network.parameters(), *self.text_encoder.parameters(), *video]}
+        encoders = [encoder for encoder in (self.text_encoder, self.video_encoder) if encoder.trainable]
+        return {"all": [p for module in (self.network, *encoders) for p in module.parameters()]}
 
     # ---- stages -----------------------------------------------------------------------------------------
 
@@ -277,8 +277,9 @@ class Task(L.LightningModule, ABC):
         from .. import __version__
 
         recipe = copy.deepcopy(self.recipe)
-        if recipe is not None and (stand_in := self.video_encoder.rebuild_arguments()):
-            recipe["init_args"]["video_encoder"]["init_args"] |= stand_in
+        for name, encoder in (("video_encoder", self.video_encoder), ("text_encoder", self.text_encoder)):
+            if recipe is not None and (stand_in := encoder.rebuild_arguments()):
+                recipe["init_args"][name].setdefault("init_args", {}).update(stand_in)
         checkpoint["groundzoo"] = {
             "version": __version__,
             "task": recipe,

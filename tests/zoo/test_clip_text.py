@@ -164,6 +164,8 @@ def test_frozen_and_trainable(folder: Path) -> None:
     assert not any(p.requires_grad for p in frozen.parameters())
     assert not frozen(TEXTS).words.requires_grad
     trained = make(folder, trainable=True).train()
+    with torch.no_grad():
+        assert not trained(TEXTS).words.requires_grad
     out = trained(TEXTS)
     assert out.words.requires_grad
     (out.words.square().sum() + out.sentence.sum()).backward()

@@ -127,6 +127,8 @@ def test_frozen_and_trainable(kind: str, folders: dict[str, Path]) -> None:
     assert not frozen(TEXTS).words.requires_grad
     assert torch.equal(frozen(TEXTS).words, make(folders, kind)(TEXTS).words), "equal starts, no dropout"
     trained = make(folders, kind, trainable=True).train()
+    with torch.no_grad():
+        assert not trained(TEXTS).words.requires_grad
     trained(TEXTS).words.square().sum().backward()
     assert [n for n, p in trained.named_parameters() if p.grad is None] == []
 
