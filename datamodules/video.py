@@ -304,7 +304,7 @@ class FrameReader:
         reader = self._decord[1]
         for number in wanted:
             reader.seek_accurate(number)
-            picture: Picture = torch.from_dlpack(reader.next().to_dlpack()).numpy()  # without a copy
+            picture: Picture = torch.utils.dlpack.from_dlpack(reader.next().to_dlpack()).numpy()  # without a copy
             height, width, channels = picture.shape
             if channels != 3:  # rows padded for alignment pass as more channels: 96 pixels in 384 bytes as 96 x 4
                 picture = picture.reshape(height, -1)[:, : 3 * width].reshape(height, width, 3)

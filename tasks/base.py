@@ -17,6 +17,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from ..zoo.encoder import Encoder
 from ..zoo.text.base import TextEncoder
 from ..zoo.video.base import VideoEncoder, VideoUnits
 
@@ -277,12 +278,13 @@ class Task(L.LightningModule, ABC):
         from .. import __version__
 
         recipe = copy.deepcopy(self.recipe)
-        for name, encoder in (("video_encoder", self.video_encoder), ("text_encoder", self.text_encoder)):
-            if recipe is not None and (stand_in := encoder.rebuild_arguments()):
-                recipe["init_args"][name].setdefault("init_args", {}).update(stand_in)
+        if recipe is not None:
+            _stand_in(recipe["init_args"]["video_encoder"], self.video_encoder)
+            _stand_in(recipe["init_args"]["text_encoder"], self.text_encoder)
         checkpoint["groundzoo"] = {
             "version": __version__,
-            "task": recipe,
+            "task": recipe,  # needs no files
+            "given": self.recipe,  # as configured
             "stage": self.stage_index,
             "vocabulary": self.text_encoder.vocabulary,
         }
@@ -297,3 +299,10 @@ class Task(L.LightningModule, ABC):
             self.text_encoder.set_vocabulary(stored["vocabulary"])
             self.text_encoder.to(self.device)
         self.enter_stage(min(stored["stage"], len(self.stages) - 1))
+
+
+def _stand_in(recipe: dict[str, Any], encoder: Encoder) -> None:
+    """Replace, in the recipe of an encoder and of its parts, files by what a checkpoint can hold."""
+    recipe.setdefault("init_args", {}).update(encoder.rebuild_arguments())
+    for part, inner in zip(recipe["init_args"].get("encoders", []), getattr(encoder, "parts", []), strict=False):
+        _stand_in(part, inner)

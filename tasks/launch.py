@@ -229,7 +229,8 @@ class GroundZooCLI(LightningCLI):
         checkpoint = self._own.get("ckpt_path")
         if not checkpoint or checkpoint in ("best", "last", "hpc") or "://" in checkpoint:  # Lightning finds these
             return
-        stored = read_checkpoint(Path(checkpoint)).get("groundzoo", {}).get("task")  # a bad file ends it here
+        own = read_checkpoint(Path(checkpoint)).get("groundzoo", {})  # a bad file ends it here
+        stored = own.get("given", own.get("task"))
         if self.subcommand != "fit":
             return
         changed = _differences(stored, self._recipe()) if stored is not None else {}

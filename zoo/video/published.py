@@ -46,9 +46,7 @@ def _bytes(red: float, green: float, blue: float) -> tuple[float, float, float]:
 
 
 def _kinetics_112(fps: float, window: int) -> FrameSpec:
-    return FrameSpec(
-        fps, window, window, (112, 112), resize=(128, 171), mean=KINETICS_MEAN, std=KINETICS_STD
-    )
+    return FrameSpec(fps, window, window, (112, 112), resize=(128, 171), mean=KINETICS_MEAN, std=KINETICS_STD)
 
 
 def _i3d() -> FrameSpec:
@@ -136,12 +134,8 @@ PUBLISHED: dict[str, Published] = {
     "r2plus1d_34_ig65m_kinetics_clip32": Published(
         "R2Plus1D", _kinetics_112(30.0, 32), 512, (7, 7, 512), 63_491_975, "MIT (code); weights not stated", IG65M
     ),
-    "r2plus1d_34_tsp": Published(
-        "R2Plus1D", _kinetics_112(15.0, 16), 512, (7, 7, 512), 63_491_975, "MIT", TSP
-    ),
-    "r2plus1d_18_tsp": Published(
-        "R2Plus1D", _kinetics_112(15.0, 16), 512, (7, 7, 512), 31_300_125, "MIT", TSP
-    ),
+    "r2plus1d_34_tsp": Published("R2Plus1D", _kinetics_112(15.0, 16), 512, (7, 7, 512), 63_491_975, "MIT", TSP),
+    "r2plus1d_18_tsp": Published("R2Plus1D", _kinetics_112(15.0, 16), 512, (7, 7, 512), 31_300_125, "MIT", TSP),
     "r2plus1d_18_kinetics": Published(
         "R2Plus1D",
         _kinetics_112(15.0, 16),
