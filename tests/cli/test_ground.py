@@ -157,16 +157,16 @@ def test_ground_agrees_with_the_test_set(trained: Any) -> None:
 def test_many_queries_encode_the_video_once(
     trained: Any, cli: Callable, video: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from groundzoo.datamodules import extraction
+    from groundzoo.datamodules import collecting
 
     calls = []
-    original = extraction.encode_video
+    original = collecting.encode_video
 
     def counted(encoder: Any, path: Path) -> Any:
         calls.append(path)
         return original(encoder, path)
 
-    monkeypatch.setattr(extraction, "encode_video", counted)
+    monkeypatch.setattr(collecting, "encode_video", counted)
     queries = [f"the circle moves {k} times" for k in range(20)]
     done = cli("ground", video, *queries, "--ckpt", trained.best, "--mark", "false")
     assert done.code == 0, done.err
