@@ -22,11 +22,15 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
+from groundzoo.zoo.video.published import PUBLISHED, Published
+from groundzoo.zoo.video.spec import FrameSpec
+
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 TUTORIALS = ["extend/paper.md", "extend/encoder.md", "extend/dataset.md"]
 TRAINING = ("fit", "validate", "test", "predict")
+BUILT_LATER = (*TRAINING, "extract")  # verbs whose parser is made when they run
 TINY = ["--config", "logger/csv.yaml", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2",
         "--data.init_args.num_workers", "0"]  # fmt: skip
 
@@ -138,7 +142,7 @@ def test_no_configuration_is_named_that_does_not_exist() -> None:
     for page in PAGES:
         local = {block.title for block in blocks(page)}
         text = page.read_text(encoding="utf-8")
-        for name in re.findall(r"\b((?:tasks|encoders|features|trainer|logger|ablations)/\w+\.yaml)\b", text):
+        for name in re.findall(r"\b((?:tasks|encoders|text|features|trainer|logger|ablations)/\w+\.yaml)\b", text):
             known = name in local or (ROOT / "configs" / name).is_file() or f"configs/{name}" in text
             assert known, f"{page.name}: {name}"
 
@@ -172,14 +176,14 @@ def test_own_verbs_parse() -> None:
     seen = set()
     for page in PAGES:
         for where, words in commands(page):
-            if words[0] == "groundzoo" and words[1] not in TRAINING:
+            if words[0] == "groundzoo" and words[1] not in BUILT_LATER:
                 assert parser.parse_args(words[1:]).subcommand == words[1], where
                 seen.add(words[1])
     assert seen == {"list", "toyworld", "ground"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(DOCS).as_posix())
-def test_training_verbs_parse(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_verbs_parse(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if page.relative_to(DOCS).as_posix() in TUTORIALS:
         pytest.skip("its commands are run by test_tutorial")
     from groundzoo.cli import main
@@ -189,7 +193,7 @@ def test_training_verbs_parse(page: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(sys, "argv", ["groundzoo"])
     for where, words in commands(page):
         words = words[next((k for k, w in enumerate(words) if "=" not in w), 0) :]  # VARIABLE=value in front
-        if words[:1] == ["groundzoo"] and words[1] in TRAINING:
+        if words[:1] == ["groundzoo"] and words[1] in BUILT_LATER:
             printed = io.StringIO()
             words = [w for w in words[1:] if w != "--print_config"] + ["--print_config"]
             redirected = contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed)
@@ -248,6 +252,82 @@ def test_examples_of_the_concepts_run() -> None:
             exec(compile(block.text, block.where, "exec"), {})
         said = [line.partition("# ")[2] for line in block.text.splitlines() if line.startswith("print(")]
         assert printed.getvalue().splitlines() == said, block.where
+
+
+# ---- encoders ---------------------------------------------------------------------------------------------
+
+FAMILY_PAGES = {
+    "R2Plus1D": "r2plus1d",
+    "S3DG": "s3dg",
+    "C3D": "c3d",
+    "I3D": "i3d",
+    "VGG16": "vgg16",
+    "VideoSwin": "video_swin",
+    "ImageModel": "image_models",
+    "VideoModel": "video_models",
+    "VGGish": "vggish",
+}
+
+
+def table_row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def rate(spec: FrameSpec) -> str:
+    return "the file's" if spec.fps is None else f"{spec.fps:g}"
+
+
+def weight_row(name: str, entry: Published) -> str:
+    """A set of weights in the table of all of them."""
+    grid = "x".join(map(str, entry.grid)) if entry.grid else "-"
+    spec = entry.spec
+    page = f"[{entry.encoder}]({FAMILY_PAGES[entry.encoder]}.md)"
+    facts = (str(entry.dim), grid, rate(spec), f"{spec.window} / {spec.stride}", f"{entry.parameters:,}")
+    return table_row(f"`{name}`", page, *facts, entry.licence, entry.source)
+
+
+def fed_row(name: str, entry: Published) -> str:
+    """The same set on its family's page: what the network sees, and what it gives."""
+    spec = entry.spec
+    if spec.sound:
+        seen, values = "mono, 16 kHz", "[-1, 1]"
+    else:
+        crop = "{} x {}".format(*spec.size or ())
+        resized = {int: "shorter side {}, ", tuple: "{} x {}, "}.get(type(spec.resize), "")
+        resize = spec.resize if isinstance(spec.resize, tuple) else (spec.resize,)
+        seen = resized.format(*resize) + ("crop " if resized else "") + crop
+        largest = 255 if spec.std[0] < 0.01 else 1
+        mean, std = (" ".join(f"{largest * v:.5g}" for v in triple) for triple in (spec.mean, spec.std))
+        values = f"{'BGR' if spec.bgr else 'RGB'} in [0, {largest}]"
+        values += f", less {mean}" * any(spec.mean) + f", divided by {std}" * (spec.std[0] != 1 / largest)
+    facts = (rate(spec), f"{spec.window} / {spec.stride}", str(entry.dim), f"{entry.parameters:,}")
+    return table_row(f"`{name}`", seen, values, *facts)
+
+
+def test_the_table_of_weights_is_the_packages() -> None:
+    rows = re.findall(r"^\| `.*$", (DOCS / "encoders" / "index.md").read_text(encoding="utf-8"), re.M)
+    rows = [row for row in rows if "](" in row and row.count("|") == 10]
+    assert rows == [weight_row(name, entry) for name, entry in PUBLISHED.items()]
+
+
+@pytest.mark.parametrize("encoder", FAMILY_PAGES)
+def test_the_page_of_a_family_has_its_weights(encoder: str) -> None:
+    text = (DOCS / "encoders" / f"{FAMILY_PAGES[encoder]}.md").read_text(encoding="utf-8")
+    rows = [row for row in re.findall(r"^\| `.*$", text, re.M) if row.count("|") == 8]
+    assert rows == [fed_row(name, entry) for name, entry in PUBLISHED.items() if entry.encoder == encoder]
+
+
+def test_every_encoder_and_its_overlays_have_a_page() -> None:
+    pages = {page.stem: page.read_text(encoding="utf-8") for page in (DOCS / "encoders").glob("*.md")}
+    assert {*FAMILY_PAGES.values(), "combined", "text", "index"} == pages.keys()
+    assert {entry.encoder for entry in PUBLISHED.values()} == FAMILY_PAGES.keys()
+    for path in sorted((ROOT / "configs" / "encoders").glob("*.yaml")):
+        model = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["init_args"]
+        kind = model["video_encoder"]["class_path"]
+        page = {**FAMILY_PAGES, "Combined": "combined", "PixelGrid": "index"}[kind]
+        assert f"encoders/{path.name}" in pages[page], f"docs/encoders/{page}.md lacks encoders/{path.name}"
+    for path in sorted((ROOT / "configs" / "text").glob("*.yaml")):
+        assert f"text/{path.name}" in pages["text"], f"docs/encoders/text.md lacks text/{path.name}"
 
 
 # ---- tutorials --------------------------------------------------------------------------------------------
@@ -333,6 +413,18 @@ def test_tutorial(name: str, world: Path, tmp_path: Path) -> None:
     assert "does not load" not in said
     metrics = next(tmp_path.glob("runs/*/metrics.json"))
     assert "test/R1@0.5" in json.loads(metrics.read_text(encoding="utf-8"))
+
+
+@pytest.mark.slow
+def test_features_of_toyworld(tmp_path: Path) -> None:
+    """What docs/features.md does with ToyWorld, it does."""
+    page = DOCS / "features.md"
+    write_files(page, tmp_path)
+    lines = [words for _, words in commands(page) if re.search(r"toyworld|read_store", " ".join(words))]
+    said = run_commands([shortened(words) for words in lines], tmp_path, [])
+    assert re.search(r"pixel_grid: 12 videos, nothing wrong", said)
+    assert "1296) float16" in said
+    assert (tmp_path / "runs" / "stored" / "checkpoints" / "best.ckpt").is_file()
 
 
 @pytest.mark.slow

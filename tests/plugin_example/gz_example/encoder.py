@@ -19,6 +19,6 @@ class MeanColour(VideoEncoder):
         self.dim = 3
         self.spec = FrameSpec(fps=fps, window=1, stride=1, size=(16, 16))
 
-    def forward(self, frames: Tensor) -> VideoFeatures:
-        """See `VideoEncoder.forward`."""
-        return VideoFeatures(frames.float().mean((-2, -1)) / 255)
+    def encode(self, clips: Tensor) -> VideoFeatures:
+        """See `VideoEncoder.encode`; one frame and one unit per pass, values in [0, 1]."""
+        return VideoFeatures(clips.mean((-2, -1)))
