@@ -64,6 +64,8 @@ class Collector:
             frames = out.frames.float().cpu()
             grid = out.grid.float().cpu() if self.grids and out.grid is not None else None
             for row, (video, number) in enumerate(batch.owners):
+                if batch.encoder not in self._left[video]:  # it failed, or is read again after a crash
+                    continue
                 cells = None if grid is None else grid[row]
                 self._rows.setdefault((video, batch.encoder), {})[number] = VideoFeatures(frames[row], cells)
         for end in batch.finished:
@@ -74,6 +76,8 @@ class Collector:
     def _hand_on(self, video: int) -> bool:
         end, (video_id, _) = self._ends[video], self.videos[video]
         waiting = self._left[video]
+        if not waiting:  # done before
+            return False
         for number in sorted(waiting):
             if end.problem is not None:
                 self._fail(video, number, end.problem)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -26,10 +27,20 @@ from .features import (
     describe,
     differences,
     open_store,
+    read_manifest,
 )
 from .packets import VideoError
 from .passes import PassBatch, PassLoader, Work
-from .shards import LOOSE, QUARANTINE, ShardWriter, quarantined, read_header, shard_files, write_json
+from .shards import (
+    LOOSE,
+    QUARANTINE,
+    ShardWriter,
+    quarantined,
+    remove_leftovers,
+    shard_files,
+    stored_videos,
+    write_json,
+)
 
 log = logging.getLogger(__name__)
 DType = Literal["float16", "float32"]
@@ -67,6 +78,7 @@ class Extraction(L.LightningModule):
         grids: also store the cells of encoders that have a grid.
         dtype: precision of the stores.
         retry: try videos again that are in quarantine.
+        precision: in which the trainer computes; kept in the manifest.
 
     Raises:
         FeatureError: a store was made by another encoder or with other settings; says what differs.
@@ -82,6 +94,7 @@ class Extraction(L.LightningModule):
         grids: bool = False,
         dtype: DType = "float16",
         retry: bool = False,
+        precision: str = "32-true",
     ) -> None:
         super().__init__()
         self.encoders = nn.ModuleList(encoders)
@@ -89,7 +102,7 @@ class Extraction(L.LightningModule):
         self.batch_size, self.num_workers, self.grids, self.retry = batch_size, num_workers, grids, retry
         for encoder, store in zip(self.parts, self.stores, strict=True):
             grid = list(encoder.grid) if grids and encoder.grid else None
-            _claim(store, describe(encoder) | {"grid": grid, "dtype": dtype})
+            _claim(store, describe(encoder) | {"grid": grid, "dtype": dtype, "precision": precision})
         self.writers = [ShardWriter(store, dtype) for store in self.stores]
         self.collector: Collector | None = None
         self._bar: Any = None
@@ -98,7 +111,7 @@ class Extraction(L.LightningModule):
         """What is left to do for one process."""
         done: list[set[str]] = []
         for store in self.stores:
-            known = {video for path in shard_files(store) for video in read_header(path)}
+            known = set(stored_videos(store))
             done.append(known if self.retry else known | set(quarantined(store)))
         left = []
         for video_id, path in list(self.videos.items())[rank::world_size]:
@@ -114,7 +127,12 @@ class Extraction(L.LightningModule):
         names = ", ".join(type(e).__name__ for e in self.parts)
         share = len(list(self.videos)[rank::world_size])
         self._bar = tqdm(
-            total=share, initial=share - len(work), desc=f"encode videos ({names})", unit="video", disable=None
+            total=share,
+            initial=share - len(work),
+            desc=f"encode videos ({names})",
+            unit="video",
+            disable=rank > 0 or not work,
+            mininterval=0.5 if sys.stderr.isatty() else 30.0,  # a log file wants a line now and then
         )
         specs = [encoder.spec for encoder in self.parts]
         return PassLoader(
@@ -137,10 +155,11 @@ class Extraction(L.LightningModule):
         """Put loose files together and drop quarantine records of videos that succeeded."""
         for writer in self.writers:
             writer.compact()
-            known = {video for path in shard_files(writer.store) for video in read_header(path)}
+            known = stored_videos(writer.store)
             for record in (writer.store / QUARANTINE).glob("[!.]*.json"):
                 if json.loads(record.read_text(encoding="utf-8"))["video"] in known:
                     record.unlink()
+            remove_leftovers(writer.store)
             for folder in (writer.store / LOOSE, writer.store / QUARANTINE):
                 if folder.is_dir() and not any(folder.iterdir()):
                     folder.rmdir()
@@ -167,8 +186,9 @@ class Extraction(L.LightningModule):
 def _claim(store: Path, manifest: dict[str, Any]) -> None:
     """Write the manifest of a new store; compare with that of an old one."""
     path = store / MANIFEST
-    if path.exists():
-        wrong = differences(json.loads(path.read_text(encoding="utf-8")), manifest)
+    found = read_manifest(path)
+    if found is not None:
+        wrong = differences(found, manifest)
         if wrong:
             raise FeatureError(
                 f"features {store} were made otherwise: {'; '.join(wrong)}. Choose another folder, or delete "

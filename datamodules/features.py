@@ -18,13 +18,13 @@ from ..zoo.video.base import VideoEncoder
 from ..zoo.video.combined import Combined, align
 from ..zoo.video.precomputed import Precomputed
 from ..zoo.video.spec import FrameSpec
-from .shards import Entry, read_header, shard_files
+from .shards import Entry, stored_videos
 
 SUFFIXES = (".pt", ".npy", ".npz")
 HDF5 = (".h5", ".hdf5")
 MANIFEST = "manifest.json"
 # settings that leave features as they are; weights are compared by their hash
-NOT_IN_FEATURES = {"weights", "download", "trainable", "channels_last", "gradient_checkpointing"}
+NOT_IN_FEATURES = {"weights", "pca", "download", "trainable", "channels_last", "gradient_checkpointing"}
 
 
 class FeatureError(ValueError):
@@ -65,16 +65,33 @@ def describe(encoder: VideoEncoder) -> dict[str, Any]:
     }
 
 
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """A manifest from its file; None where there is none.
+
+    Raises:
+        FeatureError: the file is no manifest.
+    """
+    if not path.is_file():
+        return None
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FeatureError(f"{path}: not a JSON file ({error})") from error
+    if not isinstance(loaded, dict):
+        raise FeatureError(f"{path}: a manifest is an object, not a {type(loaded).__name__}")
+    return loaded
+
+
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """What a manifest says otherwise than `wanted`, in words.
 
     Only what both have is compared; the decoder's version and settings that leave features as they are do not
     count.
     """
-    pairs = {k: (found[k], wanted[k]) for k in wanted.keys() & found.keys() - {"settings", "decoder"}}
     old, new = found.get("settings", {}), wanted.get("settings", {})
-    pairs |= {k: (old[k], new[k]) for k in old.keys() & new.keys() - NOT_IN_FEATURES}
-    return [f"{k} is {was}, not {now}" for k, (was, now) in sorted(pairs.items()) if was != now]
+    pairs = [(k, found[k], wanted[k]) for k in wanted.keys() & found.keys() - {"settings", "decoder"}]
+    pairs += [(k, old[k], new[k]) for k in old.keys() & new.keys() - NOT_IN_FEATURES]  # some bear the same names
+    return sorted({f"{k} is {was}, not {now}" for k, was, now in pairs if was != now})
 
 
 class FeatureStore:
@@ -104,11 +121,10 @@ class FeatureStore:
             self._files: dict[str, Path] = {}
         elif self.path.is_dir():
             self._files = {f.stem: f for f in sorted(self.path.iterdir()) if f.suffix in SUFFIXES}
-            for shard in shard_files(self.path):
-                try:
-                    self._entries |= read_header(shard)
-                except ValueError as error:
-                    raise FeatureError(f"features {error}; extract them again") from error
+            try:
+                self._entries = stored_videos(self.path)
+            except ValueError as error:
+                raise FeatureError(f"features {error}") from error
             self.ids = set(self._files) | set(self._entries)
         else:
             raise FeatureError(f"features {self.path}: no such folder or HDF5 file")
@@ -123,16 +139,7 @@ class FeatureStore:
     @property
     def manifest(self) -> dict[str, Any] | None:
         """What made the features, where the store says so (``manifest.json``, or ``<file>.json`` for HDF5)."""
-        path = self.path.with_suffix(".json") if self._hdf5 else self.path / MANIFEST
-        if not path.is_file():
-            return None
-        try:
-            loaded = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise FeatureError(f"{path}: not a JSON file ({error})") from error
-        if not isinstance(loaded, dict):
-            raise FeatureError(f"{path}: a manifest is an object, not a {type(loaded).__name__}")
-        return loaded
+        return read_manifest(self.path.with_suffix(".json") if self._hdf5 else self.path / MANIFEST)
 
     def check(self, encoder: VideoEncoder) -> None:
         """Compare the store with the encoder that a task was configured with.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data._utils.signal_handling import _remove_worker_pids  # type: ignore[attr-defined]
 
 from ..zoo.video.spec import FrameSpec
 from .packets import VideoError
@@ -77,7 +80,8 @@ class _Cutter:
         waiting = piece if self._waiting is None else torch.cat([self._waiting, piece])
         length, stride = self.spec.pass_frames, self.spec.pass_stride
         while len(waiting) >= length:
-            yield waiting[:length]
+            # where passes leave gaps, a view would keep many times its own size
+            yield waiting[:length] if stride <= length else waiting[:length].clone()
             self.passes += 1
             self._skip = max(0, stride - len(waiting))
             waiting = waiting[stride:]
@@ -136,8 +140,9 @@ class PassDataset(IterableDataset[PassBatch]):
                     if len(waiting) == self.batch_size:
                         yield self._batch(encoder, rows, finished)
                         finished = []
-            except (VideoError, OSError) as error:
-                problem = str(error)
+            except Exception as error:  # whatever a decoder does to an odd file, it costs one video
+                known = isinstance(error, VideoError | OSError)
+                problem = str(error) if known else f"{work.path}: {type(error).__name__}: {error}"
             frames = tuple(cutters[e].frames if e in cutters else 0 for e in range(len(self.specs)))
             finished.append(Finished(video, () if problem else frames, duration_s, problem))
         for encoder, waiting in enumerate(rows):
@@ -218,21 +223,40 @@ class PassLoader:
                 generator=torch.Generator(),  # a run's random numbers do not depend on what is encoded already
             )
             batches: Any = iter(loader)
+            if workers:
+                _report_crashes_here(batches)
             try:
                 yield from batches
                 return
-            except RuntimeError as error:
-                if workers == 0 or "exited unexpectedly" not in str(error):
-                    raise
-                dead = [n for n, process in enumerate(batches._workers) if process.exitcode not in (None, 0)]
-                del batches
-                guilty = [current[n] for n in dead] or list(current)
+            except (RuntimeError, OSError, EOFError):  # also of a batch whose worker died while it was handed over
+                dead = _crashed(batches) if workers else {}
+                guilty = {current[n]: code for n, code in dead.items()}
                 ends = [
-                    Finished(video, (), 0.0, f"{path}: its decoder crashed. Re-encode the file or leave it out.")
+                    Finished(
+                        video, (), 0.0, f"{path}: its decoder crashed ({code}). Re-encode it or leave it out."
+                    )
                     for video, (path, _) in left
-                    if video in guilty and not self.is_finished(video)
+                    if (code := guilty.get(video))
                 ]
                 if not ends:
                     raise
                 yield PassBatch(-1, torch.empty(0), [], ends)
-                left = [(video, work) for video, work in left if not self.is_finished(video)]
+                # the consumer may not have seen the last batches yet
+                left = [(v, work) for v, work in left if v not in guilty and not self.is_finished(v)]
+                del batches  # ends the other workers before new ones start
+
+
+def _report_crashes_here(batches: Any) -> None:
+    """Let the loader itself tell of dead workers; by default torch raises in whatever the main thread is doing."""
+    _remove_worker_pids(id(batches))
+    batches._worker_pids_set = False
+
+
+def _crashed(batches: Any) -> dict[int, str]:
+    """Workers that died, and of what; a dying process needs a moment."""
+    for _ in range(20):
+        dead = {n: p.exitcode for n, p in enumerate(batches._workers) if p.exitcode not in (None, 0)}
+        if dead:
+            return {n: signal.Signals(-code).name if code < 0 else f"status {code}" for n, code in dead.items()}
+        time.sleep(0.05)
+    return {}

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -29,6 +30,10 @@ from safetensors.numpy import save_file
 SHARD_SUFFIX = ".safetensors"
 LOOSE, QUARANTINE = "loose", "quarantine"
 SHARD_BYTES = 256 * 2**20
+LEFT_AFTER_S = 60.0
+_umask = os.umask(0)
+os.umask(_umask)
+MODE = 0o666 & ~_umask  # of new files, as the user wishes
 
 Arrays = dict[str, npt.NDArray[np.floating]]
 
@@ -65,7 +70,10 @@ def read_header(path: Path) -> dict[str, Entry]:
                 video_id: Entry(path, **json.loads(facts)) for video_id, facts in (file.metadata() or {}).items()
             }
     except Exception as error:  # safetensors raises its own errors, json and TypeError others
-        raise ValueError(f"{path}: no shard of a feature store ({error})") from error
+        raise ValueError(
+            f"{path}: no shard of a feature store ({error}). Delete the file and extract again: only what it held is "
+            "made anew."
+        ) from error
 
 
 def shard_files(store: Path) -> Iterator[Path]:
@@ -74,10 +82,34 @@ def shard_files(store: Path) -> Iterator[Path]:
     yield from sorted(store.glob(f"shard-*{SHARD_SUFFIX}"))
 
 
+def stored_videos(store: Path) -> dict[str, Entry]:
+    """Where each video of a store is; others may be writing meanwhile.
+
+    Raises:
+        ValueError: one of its files is no shard.
+    """
+    entries: dict[str, Entry] = {}
+    for path in shard_files(store):
+        try:
+            entries |= read_header(path)
+        except ValueError:
+            if path.exists():  # else it has just become part of a shard, which is still to come
+                raise
+    return entries
+
+
 def quarantined(store: Path) -> dict[str, str]:
     """Videos that could not be encoded, and why."""
     records = (json.loads(p.read_text(encoding="utf-8")) for p in sorted((store / QUARANTINE).glob("[!.]*.json")))
     return {record["video"]: record["reason"] for record in records}
+
+
+def remove_leftovers(store: Path) -> None:
+    """Delete what processes were writing when they were killed: temporary files untouched for a minute."""
+    for folder in (store, store / LOOSE, store / QUARANTINE):
+        for path in folder.glob(".*.[0-9]*"):
+            if time.time() - path.stat().st_mtime > LEFT_AFTER_S:
+                path.unlink(missing_ok=True)
 
 
 def _save(path: Path, tensors: Arrays, facts: Mapping[str, str]) -> None:
@@ -85,6 +117,7 @@ def _save(path: Path, tensors: Arrays, facts: Mapping[str, str]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file(tensors, temporary, dict(facts))
+        temporary.chmod(MODE)  # safetensors lets only the owner read
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -116,7 +149,8 @@ class ShardWriter:
         Raises:
             ValueError: NaN, or numbers that `dtype` cannot hold; nothing is written then.
         """
-        tensors = {f"{video_id}/{name}": np.ascontiguousarray(a, dtype=self.dtype) for name, a in arrays.items()}
+        with np.errstate(over="ignore"):  # said below
+            tensors = {f"{video_id}/{k}": np.ascontiguousarray(a, dtype=self.dtype) for k, a in arrays.items()}
         for name, tensor in tensors.items():
             if not np.isfinite(tensor).all():
                 large = np.isfinite(arrays[name.rpartition("/")[2]]).all()
@@ -142,7 +176,11 @@ class ShardWriter:
         """Put loose files (all there are unless given) together; the only writer left may do this at the end."""
         if loose is None:
             loose = sorted((self.store / LOOSE).glob(f"[!.]*{SHARD_SUFFIX}"))
-        for part in _parts(loose, self.shard_bytes):
+        packed = {video for shard in self.store.glob(f"shard-*{SHARD_SUFFIX}") for video in read_header(shard)}
+        copies = [path for path in loose if packed.issuperset(read_header(path))]  # left by a kill
+        for path in copies:
+            path.unlink()
+        for part in _parts([path for path in loose if path not in copies], self.shard_bytes):
             tensors: Arrays = {}
             facts: dict[str, str] = {}
             for path in part:
@@ -151,7 +189,7 @@ class ShardWriter:
                     facts |= file.metadata()
             _save(self.store / f"shard-{file_name(sorted(facts))}{SHARD_SUFFIX}", tensors, facts)
             for path in part:  # a kill before this leaves copies, which do no harm
-                path.unlink()
+                path.unlink(missing_ok=True)
 
 
 def _parts(paths: Sequence[Path], most_bytes: int) -> Iterator[list[Path]]:

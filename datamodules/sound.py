@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .packets import VideoError, open_file
+from .packets import VideoError, frames_of, open_file, packets_of
+
+Samples = npt.NDArray[np.int16]
+GAP_S = 0.05  # less than this between two pieces of sound is rounding
 
 
 def read_sound(path: Path, rate: int, duration_s: float, chunk_s: float = 30.0) -> Iterator[Tensor]:
@@ -27,39 +32,54 @@ def read_sound(path: Path, rate: int, duration_s: float, chunk_s: float = 30.0) 
     Raises:
         VideoError: the file cannot be read.
     """
-    import av
-
     total, given, chunk = round(duration_s * rate), 0, max(1, int(chunk_s * rate))
-    waiting: list[np.ndarray] = []
+    waiting: list[Samples] = []
     with open_file(path) as container:
-        stream = next(iter(container.streams.audio), None)
-        if stream is not None:
-            resampler = av.AudioResampler(format="s16", layout="mono", rate=rate)
-            start_s: float | None = None
-            try:
-                for frame in container.decode(stream):
-                    if start_s is None:  # sound that sets in late stays late
-                        start_s = max(0.0, float(frame.time or 0.0) - _first_picture_s(container))
-                        waiting.append(np.zeros(min(total, round(start_s * rate)), dtype=np.int16))
-                    waiting += [part.to_ndarray()[0] for part in resampler.resample(frame)]
-                    while sum(map(len, waiting)) >= chunk and given < total:
-                        samples = np.concatenate(waiting)
-                        piece, waiting = samples[: min(chunk, total - given)], [samples[chunk:]]
-                        given += len(piece)
-                        yield torch.from_numpy(piece)
-                waiting += [part.to_ndarray()[0] for part in resampler.resample(None)]
-            except av.FFmpegError as error:  # what was read before stays
-                if given == 0 and not waiting:
-                    raise VideoError(
-                        f"{path}: its sound cannot be decoded ({error}). Re-encode the file."
-                    ) from error
+        for samples in _decoded(path, container, rate, total):
+            waiting.append(samples)
+            while given < total and sum(map(len, waiting)) >= chunk:
+                whole = np.concatenate(waiting)
+                piece, waiting = whole[: min(chunk, total - given)], [whole[chunk:]]
+                given += len(piece)
+                yield torch.from_numpy(piece)
+            if given >= total:
+                return
     rest = np.concatenate([*waiting, np.zeros(0, dtype=np.int16)])[: total - given]
     rest = np.concatenate([rest, np.zeros(total - given - len(rest), dtype=np.int16)])
     for first in range(0, len(rest), chunk):
         yield torch.from_numpy(rest[first : first + chunk])
 
 
-def _first_picture_s(container: object) -> float:
-    """When the pictures begin on the file's own clock."""
-    video = next(iter(getattr(container, "streams").video), None)  # noqa: B009 (PyAV has no types)
-    return float((video.start_time or 0) * video.time_base) if video is not None else 0.0
+def _decoded(path: Path, container: Any, rate: int, total: int) -> Iterator[Samples]:
+    """Sound from the first picture on, as it is decoded; silence where the file has a gap."""
+    import av
+
+    stream = next(iter(container.streams.audio), None)
+    if stream is None:
+        return
+    video = container.streams.best("video")
+    first_s = float((video.start_time or 0) * video.time_base) if video is not None else 0.0
+    resampler: Any = None
+    kind: tuple[Any, ...] = ()
+    at: int | None = None  # samples since the first picture
+    damaged = False
+    for packet in packets_of(container, stream):
+        frames = frames_of(packet)
+        damaged |= not frames and packet.size > 0
+        for frame in frames:
+            new_kind = (frame.format.name, frame.layout.name, frame.sample_rate)
+            if new_kind != kind:  # a broadcast may change from mono to stereo
+                resampler, kind = av.AudioResampler(format="s16", layout="mono", rate=rate), new_kind
+            due = round((float(frame.time) - first_s) * rate) if frame.time is not None else at or 0
+            at, least = (min(0, due), 0.0) if at is None else (at, GAP_S * rate)
+            if due - at > least:
+                yield np.zeros(max(0, min(due, total) - max(at, 0)), dtype=np.int16)
+                at = due
+            for part in resampler.resample(frame):
+                samples = part.to_ndarray()[0]
+                yield samples[max(0, -at) :]
+                at += len(samples)
+    if resampler is not None:
+        yield from (part.to_ndarray()[0] for part in resampler.resample(None))
+    elif damaged:
+        raise VideoError(f"{path}: its sound cannot be decoded. Re-encode the file.")

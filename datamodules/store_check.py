@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..zoo.video.spec import FrameSpec
-from .features import MANIFEST, FeatureError, FeatureStore
+from .features import MANIFEST, FeatureError, FeatureStore, read_manifest
 from .shards import quarantined, read_header, shard_files
 
 
@@ -25,12 +24,13 @@ def check_store(store: Path, videos: Mapping[str, Path] | None = None) -> list[s
         What is wrong, one line each; nothing for a good store.
     """
     problems = []
-    manifest_path = store / MANIFEST
     manifest: dict[str, Any] = {}
-    if not manifest_path.is_file():
-        problems.append(f"{manifest_path}: missing, nobody knows what made these features")
-    else:
-        manifest = json.loads(manifest_path.read_text(encoding="utf-8"))
+    try:
+        manifest = read_manifest(store / MANIFEST) or {}
+        if not manifest:
+            problems.append(f"{store / MANIFEST}: missing, nobody knows what made these features")
+    except FeatureError as error:
+        problems.append(str(error))
     try:
         features = FeatureStore(store)
     except FeatureError as error:
@@ -49,9 +49,9 @@ def check_store(store: Path, videos: Mapping[str, Path] | None = None) -> list[s
             problems.append(str(error))
             continue
         shape: tuple[Any, ...] = stored.units.shape
-        if manifest and shape[1] != manifest["dim"]:
+        if shape[1] != manifest.get("dim", shape[1]):
             problems.append(f"{video_id}: {shape[1]} wide, the manifest says {manifest['dim']}")
-        if manifest and stored.num_frames is not None:
+        if {"window", "stride"} <= manifest.keys() and stored.num_frames is not None:
             units = _units(manifest, stored.num_frames)
             if units != shape[0]:
                 problems.append(f"{video_id}: {shape[0]} units, {stored.num_frames} frames should give {units}")

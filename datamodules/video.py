@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from .packets import SAME_TIME_S, FileIndex, Picture, Size, VideoError, VideoInfo, Walker, index_file
 
@@ -297,7 +298,11 @@ class FrameReader:
             decord.logging.set_level(decord.logging.QUIET)  # our own errors name the file and the remedy
             height, width = size or (-1, -1)
             # A tolerance this small makes decord raise where it would silently repeat a neighbouring picture.
-            reader = decord.VideoReader(str(self.path), width=width, height=height, fault_tol=1e-6)
+            # Workers are the parallelism where there are any: a second thread would take the encoder's core.
+            threads = 0 if get_worker_info() is None else 1
+            reader = decord.VideoReader(
+                str(self.path), width=width, height=height, num_threads=threads, fault_tol=1e-6
+            )
             if len(reader) != self.info.num_frames:
                 raise RuntimeError("decord counts other frames than the file has packets")
             self._decord = (size, reader)

@@ -28,19 +28,38 @@ def find_videos(source: str | Path) -> dict[str, Path]:
         raise VideoError(f"videos {source}: no such folder or list")
     found = [f for f in sorted(source.iterdir()) if f.suffix.lower() in VIDEO_SUFFIXES]
     found.sort(key=lambda f: VIDEO_SUFFIXES.index(f.suffix.lower()), reverse=True)
+    for file in found:
+        if not _is_text(file.stem):  # a store's header is UTF-8
+            raise VideoError(f"videos {source}: the name {file.name!r} is not UTF-8; rename the file")
     return {f.stem: f for f in found}
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _listed_videos(source: Path) -> dict[str, Path]:
     if source.suffix.lower() in VIDEO_SUFFIXES:
         return {source.stem: source}
-    text = source.read_text(encoding="utf-8-sig")
+    try:
+        text = source.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise VideoError(
+            f"videos {source}: neither a video ({', '.join(VIDEO_SUFFIXES)}) nor a list in UTF-8"
+        ) from error
     rows: list[tuple[int, str, str]] = []
-    if source.suffix == ".csv":
-        table = csv.DictReader(text.splitlines())
+    if source.suffix.lower() == ".csv":
+        table = csv.DictReader(text.splitlines(), skipinitialspace=True)
         if "path" not in (table.fieldnames or []):
             raise VideoError(f"videos {source}:1: a csv needs a column `path`, this has {table.fieldnames}")
-        rows = [(table.line_num, row["path"], row.get("id") or Path(row["path"]).stem) for row in table]
+        for row in table:
+            if not row["path"]:
+                raise VideoError(f"videos {source}:{table.line_num}: no path in this line")
+            rows.append((table.line_num, row["path"], row.get("id") or Path(row["path"]).stem))
     else:
         lines = enumerate(text.splitlines(), start=1)
         rows = [(n, line.strip(), Path(line.strip()).stem) for n, line in lines if line.strip()]

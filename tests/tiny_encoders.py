@@ -66,5 +66,3 @@ def expected_codes(encoder: VideoEncoder, count: int, shown: list[int] | None = 
 def tiny_r2plus1d() -> R2Plus1D:
     """A network of a few thousand random weights, the same in every process."""
     return R2Plus1D(weights="random", layers=(1, 1, 1, 1), width=2, size=32)
-
-

@@ -14,14 +14,17 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import videos
 from tiny_grounding import DIM, write_charades
 
 from groundzoo.datamodules.annotations import AnnotationError, Query
 from groundzoo.datamodules.charades_sta import CharadesSTA
-from groundzoo.datamodules.features import FeatureError, FeatureStore, StoredVideo, write_json
+from groundzoo.datamodules.features import FeatureError, FeatureStore, StoredVideo
 from groundzoo.datamodules.grounding import GroundingDataset
+from groundzoo.datamodules.shards import write_json
 from groundzoo.datamodules.video import VideoError
 from groundzoo.zoo.video.clips import ClipPooling
+from groundzoo.zoo.video.combined import Combined
 from groundzoo.zoo.video.pixel_grid import PixelGrid
 from groundzoo.zoo.video.precomputed import Precomputed
 
@@ -231,6 +234,41 @@ def test_features_that_contradict_the_encoder(root: Path) -> None:
     write_json(root / "features" / "manifest.json", {"dim": DIM, "window": 64, "stride": 2})
     with pytest.raises(FeatureError, match="window is 64, not 4"):
         module(root)
+
+
+def test_several_stores_side_by_side(root: Path) -> None:
+    """A list of features goes with a `Combined` encoder, in its order."""
+    (root / "other").mkdir()
+    for path in (root / "features").glob("*.npy"):
+        np.save(root / "other" / path.name, np.full((20, 3), int(path.stem[3:]), dtype=np.float32))
+    parts = [Precomputed(DIM, window=4, stride=2), Precomputed(3, window=8, stride=4)]
+    stores = [root / "features", root / "other"]
+    both = module(root, "test", encoder=Combined(parts), features=stores, num_workers=2)
+    alone = module(root, "test", encoder=parts[0])
+    for one, two in zip(both.test_dataloader(), alone.test_dataloader(), strict=True):
+        assert one.query_ids == two.query_ids
+        assert torch.equal(one.clips[..., :DIM], two.clips)
+        for video, clips in zip(one.video_ids, one.clips, strict=True):
+            assert (clips[:, DIM:] == int(video[3:])).all()
+    assert set(both.provenance()["manifest"]) == {str(path) for path in stores}
+    with pytest.raises(FeatureError, match="dim is 3, not 6"):
+        module(root, "test", encoder=Combined(parts), features=stores[::-1])
+    with pytest.raises(FeatureError, match="needs a list with one store per encoder"):
+        module(root, "test", encoder=Combined(parts))
+
+
+def test_combined_encoders_read_videos_once_and_keep_a_store_each(root: Path) -> None:
+    (root / "videos").mkdir()
+    for k in range(12):
+        videos.coded_video(root / "videos" / f"VID{k:02d}.mp4", 30 + k)
+    parts = [PixelGrid(grid=4, size=16), PixelGrid(grid=2, size=16, fps=10.0)]
+    data = module(root, "test", encoder=Combined(parts), features=None, num_workers=2)
+    assert {path.name.split("-")[0] for path in (root / "features").glob("PixelGrid-*")} == {"PixelGrid"}
+    assert len(list((root / "features").glob("PixelGrid-*/manifest.json"))) == 2
+    first = module(root, "test", encoder=parts[0], features=None)
+    for one, two in zip(data.test_dataloader(), first.test_dataloader(), strict=True):
+        assert one.clips.shape[-1] == 9 * 16 + 9 * 4
+        assert torch.equal(one.clips[..., : 9 * 16], two.clips)
 
 
 def test_no_videos_no_features(root: Path) -> None:

@@ -36,7 +36,8 @@ def align(units: Sequence[Array], specs: Sequence[FrameSpec], num_frames: Sequen
         after = np.searchsorted(middle, middles[0]).clip(1, max(1, len(middle) - 1))
         before = after - 1
         after = after.clip(max=len(middle) - 1)
-        nearer = np.abs(middle[after] - middles[0]) < np.abs(middle[before] - middles[0])
+        closer_by = np.abs(middle[before] - middles[0]) - np.abs(middle[after] - middles[0])
+        nearer = closer_by > 1e-9  # not by rounding alone
         aligned.append(other[np.where(nearer, after, before)].astype(units[0].dtype))
     return np.concatenate(aligned, axis=1)
 
