@@ -71,8 +71,8 @@ def read_header(path: Path) -> dict[str, Entry]:
             }
     except Exception as error:  # safetensors raises its own errors, json and TypeError others
         raise ValueError(
-            f"{path}: no shard of a feature store ({error}). Delete the file and extract again: only what it held is "
-            "made anew."
+            f"{path}: no shard of a feature store ({error}). Delete the file and extract again: only what it held "
+            "is made anew."
         ) from error
 
 

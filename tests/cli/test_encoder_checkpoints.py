@@ -58,7 +58,7 @@ def test_folders_may_go(trainable: str, cli: Callable, worlds: Callable, small: 
 def test_parts_of_a_combined_encoder_are_rebuilt(
     cli: Callable, worlds: Callable, small: list[str], tmp_path: Path
 ) -> None:
-    """Weights of the parts come from a file, which is gone when the checkpoint is opened; resuming says nothing."""
+    """Weights of the parts come from a file, gone when the checkpoint is opened; resuming says nothing."""
     root = worlds("charades_sta")
     size = {"layers": (1, 1, 1, 1), "width": 2, "size": 32}
     weights = tmp_path / "r2plus1d.pt"
