@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import sys
+import math
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -43,6 +44,7 @@ from .shards import (
 )
 
 log = logging.getLogger(__name__)
+LOG_EVERY_S = 30.0
 DType = Literal["float16", "float32"]
 
 
@@ -126,14 +128,10 @@ class Extraction(L.LightningModule):
         self.collector = Collector(self.parts, self.writers, work, self.grids)
         names = ", ".join(type(e).__name__ for e in self.parts)
         share = len(list(self.videos)[rank::world_size])
-        self._bar = tqdm(
-            total=share,
-            initial=share - len(work),
-            desc=f"encode videos ({names})",
-            unit="video",
-            disable=rank > 0 or not work,
-            mininterval=0.5 if sys.stderr.isatty() else 30.0,  # a log file wants a line now and then
-        )
+        title = f"encode videos ({names})"
+        self._bar = tqdm(total=share, initial=share - len(work), desc=title, unit="video", disable=None)
+        self._count, self._left, self._began = 0, len(work), time.monotonic()
+        self._told = self._began if rank == 0 else math.inf
         specs = [encoder.spec for encoder in self.parts]
         return PassLoader(
             specs, [w for _, w in work], self.batch_size, self.num_workers, self.collector.is_finished, pin_memory
@@ -143,7 +141,13 @@ class Extraction(L.LightningModule):
         """Encode a batch and write the videos that it completes."""
         assert self.collector is not None
         before = set(self.collector.failed)
-        self._bar.update(self.collector.encode(batch))
+        completed = self.collector.encode(batch)
+        self._bar.update(completed)
+        self._count += completed
+        now = time.monotonic()
+        if self._bar.disable and now - self._told > LOG_EVERY_S:  # a log file wants a line now and then
+            self._told = now
+            log.info("%s", tqdm.format_meter(self._count, self._left, now - self._began, unit="video", ncols=0))
         for video_id in self.collector.failed.keys() - before:
             log.warning("quarantined %s: %s", video_id, self.collector.failed[video_id])
 

@@ -17,7 +17,7 @@ from sounds import tone, video_with_sound
 from tiny_encoders import Codes, Loudness, expected_codes, tiny_r2plus1d
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from groundzoo.datamodules import passes, shards
+from groundzoo.datamodules import extraction, passes, shards
 from groundzoo.datamodules.collecting import encode_video
 from groundzoo.datamodules.extraction import Extraction, build_store, default_store
 from groundzoo.datamodules.features import FeatureError, FeatureStore
@@ -535,3 +535,16 @@ def test_check_takes_stores_of_others(tmp_path: Path) -> None:
     assert check_store(tmp_path) == []
     write_json(tmp_path / "manifest.json", {"source": "a friend", "dim": 5})
     assert check_store(tmp_path) == ["a: 4 wide, the manifest says 5"]
+
+
+def test_a_log_file_gets_progress(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where no bar can be drawn, a line now and then with the speed and the time left."""
+    for k in range(4):
+        videos.coded_video(tmp_path / f"v{k}.mp4", 40)
+    monkeypatch.setattr(extraction, "LOG_EVERY_S", 0.0)
+    with caplog.at_level("INFO", logger="groundzoo"):
+        build_store(PixelGrid(grid=4, size=16), find_videos(tmp_path), tmp_path / "store")
+    lines = [record.message for record in caplog.records if "video" in record.message]
+    assert any("4/4" in line and "/s" in line.replace("s/video", "/s") for line in lines), lines
