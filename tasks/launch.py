@@ -108,7 +108,9 @@ class EncoderConfig(PackagedConfig):
         except AttributeError as error:  # a list or a number where names and values should be
             raise ValueError(f"{values}: no configuration of groundzoo ({error})") from error
         kept |= {"trainer": trainer} if trainer else {}
-        super().__call__(parser, cfg, json.dumps({k: v for k, v in kept.items() if v is not None}), option_string)
+        kept = {k: v for k, v in kept.items() if v is not None}
+        forget_replaced(cfg, kept)
+        super().__call__(parser, cfg, json.dumps(kept), option_string)
 
 
 class HelpfulParser(LightningArgumentParser):

@@ -176,7 +176,7 @@ def test_command_line_beats_configuration_wherever_it_stands(resolve: Callable) 
     assert before["model"]["init_args"]["clips"]["num_clips"] == 32, "words count from left to right"
 
 
-def test_a_replaced_class_leaves_no_arguments(resolve: Callable, tmp_path: Path) -> None:
+def test_a_replaced_class_leaves_no_arguments(resolve: Callable, cli: Callable, tmp_path: Path) -> None:
     """Window and stride of the features that a task is made for must not reach the encoder laid over it."""
     (tmp_path / "swin.yaml").write_text(
         "model: {init_args: {video_encoder: {class_path: groundzoo.zoo.video.video_swin.VideoSwin, init_args: "
@@ -194,3 +194,6 @@ def test_a_replaced_class_leaves_no_arguments(resolve: Callable, tmp_path: Path)
     same = resolve(*task, *r2plus1d, "-c", tmp_path / "same.yaml")["model"]["init_args"]["video_encoder"]
     assert same["init_args"]["fps"] == 10
     assert same["init_args"]["weights"] == found["weights"]  # the same class goes on
+    printed = yaml.safe_load(cli("extract", *task, *r2plus1d, "--print_config").out)
+    assert printed["video_encoder"]["class_path"].endswith(".R2Plus1D")
+    assert printed["video_encoder"]["init_args"]["stride"] is None

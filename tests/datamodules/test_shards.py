@@ -6,7 +6,6 @@ import json
 import multiprocessing
 import os
 import pickle
-import signal
 import sys
 import time
 import warnings
@@ -241,10 +240,12 @@ def test_sigkill(tmp_path: Path) -> None:
         process.start()
         deadline = time.monotonic() + 20
         wanted = 3 + 20 * round_
-        while len(stored_videos(tmp_path)) < wanted and time.monotonic() < deadline:
-            time.sleep(0.01)
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
+        try:
+            while len(stored_videos(tmp_path)) < wanted and time.monotonic() < deadline:
+                time.sleep(0.01)
+        finally:
+            process.kill()
+            process.join()
         found = contents(tmp_path)
         assert len(found) >= wanted
         for name, units in found.items():
