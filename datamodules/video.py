@@ -39,6 +39,8 @@ __all__ = [
 
 PathLike = str | os.PathLike[str]
 T = TypeVar("T")
+# decord decodes ahead of a slow reader, up to the whole file: where all pictures are larger than this, PyAV reads
+READ_AHEAD_BYTES = 512 * 2**20
 _INHERITED: list[object] = []  # decoders of the parent process: kept, since they cannot be freed
 
 
@@ -198,6 +200,8 @@ class FrameReader:
         Yields:
             frames uint8 (t, 3, H, W) and their times float64 (t,) in seconds, with t <= chunk.
         """
+        height, width = size or self._size or (self.info.height, self.info.width)
+        self._trusted &= 3 * height * width * self.info.num_frames <= READ_AHEAD_BYTES
         for first in range(0, len(times := self._times(fps, chunk)), chunk):
             piece = torch.from_numpy(times[first : first + chunk].copy())
             yield self.at_times(piece, size), piece

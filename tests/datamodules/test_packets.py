@@ -9,6 +9,7 @@ import pytest
 import torch
 from videos import coded_video, damaged, read_codes, rotated
 
+from groundzoo.datamodules import video
 from groundzoo.datamodules.packets import Walker
 from groundzoo.datamodules.video import FrameReader, View
 
@@ -60,6 +61,18 @@ def test_one_decode_serves_several_views(tmp_path: Path, coded: Path, kind: str)
             for view, pieces in zip(views, got, strict=True):
                 alone = torch.cat([frames for frames, _ in reader.chunks(view.fps, 7, view.size)])
                 assert torch.equal(torch.cat(pieces), alone), view
+
+
+def test_large_videos_are_not_decoded_ahead(coded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyAV reads them, to the same pictures; it holds no more than a piece."""
+    with FrameReader(coded) as reader:
+        expected = torch.cat([frames for frames, _ in reader.chunks(fps=10, chunk=8)])
+        assert reader._decord is not None
+        large = 3 * reader.info.height * reader.info.width * reader.info.num_frames
+    monkeypatch.setattr(video, "READ_AHEAD_BYTES", large - 1)
+    with FrameReader(coded) as reader:
+        assert torch.equal(torch.cat([frames for frames, _ in reader.chunks(fps=10, chunk=8)]), expected)
+        assert reader._decord is None
 
 
 def test_uniform_frames_and_clips(coded: Path) -> None:
