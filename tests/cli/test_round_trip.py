@@ -98,17 +98,17 @@ def test_an_encoder_is_trained_with_its_task(
     for verb, more in (("fit", []), ("test", ["--ckpt_path", "run/checkpoints/best.ckpt"])):
         done = cli(verb, *words, *more)
         assert done.code == 0, done.err
+    task = groundzoo.load("run/checkpoints/best.ckpt")
+    records = [json.loads(line) for line in Path("run/predictions.jsonl").read_text().splitlines()]
+    for record in records[:3]:
+        (moments,) = task.ground(root / "videos" / f"{record['video']}.mp4", [record["query"]])
+        assert moments[0][:2] == pytest.approx(record["moments"][0][:2], abs=0.02)
     before = {k: v for k, v in groundzoo.load("run/checkpoints/best.ckpt").state_dict().items()}
     again = cli("fit", *words, "--trainer.max_epochs", "2", "--ckpt_path", "run/checkpoints/last.ckpt")
     assert again.code == 0, again.err
     after = groundzoo.load("run/checkpoints/last.ckpt").state_dict()
     moved = [k for k in before if k.startswith("video_encoder") and not before[k].equal(after[k])]
     assert any("conv" in k for k in moved)
-    task = groundzoo.load("run/checkpoints/best.ckpt")
-    records = [json.loads(line) for line in Path("run/predictions.jsonl").read_text().splitlines()]
-    for record in records[:3]:
-        (moments,) = task.ground(root / "videos" / f"{record['video']}.mp4", [record["query"]])
-        assert moments[0][:2] == pytest.approx(record["moments"][0][:2], abs=0.02)
     refused = cli("fit", *words, "--data.features", str(root))
     assert refused.code == 1
     assert "a trainable video encoder needs videos" in refused.err
