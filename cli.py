@@ -261,6 +261,7 @@ def _extract(words: list[str]) -> None:
     extraction = Extraction(parts, stores, videos, **options)
     quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary"), False)
     quiet |= {"enable_progress_bar": False, "use_distributed_sampler": False}  # it has its own of both
+    warnings.formatwarning = lambda message, *_: f"{message}\n"  # what users see is the sentence alone
     for message in (*NO_NEWS, "predict returned None"):
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # of the hardware that is not used

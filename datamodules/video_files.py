@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import logging
 from pathlib import Path
 
 from .packets import VideoError
 
+log = logging.getLogger(__name__)
 VIDEO_SUFFIXES = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv", ".ts")
 
 
@@ -31,7 +33,15 @@ def find_videos(source: str | Path) -> dict[str, Path]:
     for file in found:
         if not _is_text(file.stem):  # a store's header is UTF-8
             raise VideoError(f"videos {source}: the name {file.name!r} is not UTF-8; rename the file")
-    return {f.stem: f for f in found}
+    videos = {f.stem: f for f in found}
+    for file in found:
+        if videos[file.stem] != file:
+            log.warning(
+                "%s is left out: %s has the same name; list both in a csv with a column `id`",
+                file,
+                videos[file.stem].name,
+            )
+    return videos
 
 
 def _is_text(name: str) -> bool:

@@ -11,6 +11,15 @@ from groundzoo.datamodules.video import VideoError
 from groundzoo.datamodules.video_files import VIDEO_SUFFIXES, find_videos
 
 
+def test_files_of_one_name_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a.mp4", "a.avi", "b.mp4"):
+        (tmp_path / name).touch()
+    with caplog.at_level("WARNING", logger="groundzoo"):
+        assert find_videos(tmp_path) == {"a": tmp_path / "a.mp4", "b": tmp_path / "b.mp4"}
+    (told,) = [record.message for record in caplog.records]
+    assert "a.avi is left out: a.mp4 has the same name" in told
+
+
 def test_folder(tmp_path: Path) -> None:
     for name in ("a.mp4", "a.avi", "b.MKV", "c.txt", ".d.mp4.part", "e f.webm", "ü.mov", "x.y.mp4"):
         (tmp_path / name).touch()
