@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
+import zlib
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,16 +86,19 @@ def check_video_id(video_id: str, where: str) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON annotation file (a byte order mark is fine).
+    """Read a JSON annotation file (a byte order mark is fine); ``<name>.gz`` stands in for a missing file.
 
     Raises:
         AnnotationError: the file is missing or no JSON; says where.
     """
+    packed = path.with_name(f"{path.name}.gz")
     try:
+        if packed.exists() and not path.exists():
+            return json.loads(gzip.decompress(packed.read_bytes()).decode("utf-8-sig"))
         return json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise AnnotationError(f"{path} does not exist; see the data set's page in the docs") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise AnnotationError(f"{path}: not a JSON file ({error})") from error
 
 

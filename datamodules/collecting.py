@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 
-from ..zoo.video.base import VideoEncoder, VideoFeatures, VideoUnits
+from ..zoo.video.base import VideoEncoder, VideoFeatures, VideoUnits, pool_cells
 from ..zoo.video.combined import Combined, align
 from .packets import VideoError
 from .passes import Finished, PassBatch, PassDataset, Work
@@ -37,6 +37,7 @@ class Collector:
         sinks: one per encoder.
         videos: id and encoders of each video, in the order of `PassBatch.owners`.
         grids: keep the cells, too.
+        max_cells: larger grids are averaged down to this many cells in a direction before they are kept.
         failed: ids and reasons so far.
     """
 
@@ -44,6 +45,7 @@ class Collector:
     sinks: Sequence[Sink]
     videos: Sequence[tuple[str, Work]]
     grids: bool = False
+    max_cells: int | None = None
     failed: dict[str, str] = field(default_factory=dict)
     _rows: dict[tuple[int, int], dict[int, VideoFeatures]] = field(default_factory=dict)
     _ends: dict[int, Finished] = field(default_factory=dict)
@@ -62,7 +64,7 @@ class Collector:
             encoder = self.encoders[batch.encoder]
             out = encoder(batch.clips)
             frames = out.frames.float().cpu()
-            grid = out.grid.float().cpu() if self.grids and out.grid is not None else None
+            grid = pool_cells(out.grid.float(), self.max_cells).cpu() if self.grids and out.grid is not None else None
             for row, (video, number) in enumerate(batch.owners):
                 if batch.encoder not in self._left[video]:  # it failed, or is read again after a crash
                     continue

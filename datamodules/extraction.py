@@ -32,6 +32,7 @@ from .features import (
 )
 from .packets import VideoError
 from .passes import PassBatch, PassLoader, Work
+from .samples import Sampled
 from .shards import (
     LOOSE,
     QUARANTINE,
@@ -48,14 +49,14 @@ LOG_EVERY_S = 30.0
 DType = Literal["float16", "float32"]
 
 
-def default_store(root: Path, encoder: VideoEncoder) -> Path | list[Path]:
+def default_store(root: Path, encoder: VideoEncoder, suffix: str = "") -> Path | list[Path]:
     """Folder of an encoder's features under `root`; another encoder or setting gets another folder.
 
     A `Combined` encoder has a folder for each part.
     """
     if isinstance(encoder, Combined):
-        return [root / _folder(part) for part in encoder.parts]
-    return root / _folder(encoder)
+        return [root / (_folder(part) + suffix) for part in encoder.parts]
+    return root / (_folder(encoder) + suffix)
 
 
 def _folder(encoder: VideoEncoder) -> str:
@@ -74,10 +75,11 @@ class Extraction(L.LightningModule):
     Args:
         encoders: frozen encoders.
         stores: a folder per encoder.
-        videos: files by video id.
+        videos: files by video id, or moments of files by the id of their stretch.
         batch_size: passes per batch.
         num_workers: decoding processes, per process of the trainer.
         grids: also store the cells of encoders that have a grid.
+        max_cells: larger grids are averaged down to this many cells in a direction.
         dtype: precision of the stores.
         retry: try videos again that are in quarantine.
         precision: in which the trainer computes; kept in the manifest.
@@ -90,10 +92,11 @@ class Extraction(L.LightningModule):
         self,
         encoders: Sequence[VideoEncoder],
         stores: Sequence[Path],
-        videos: Mapping[str, Path],
+        videos: Mapping[str, Path] | Mapping[str, Sampled],
         batch_size: int = BATCH_SIZE,
         num_workers: int = 2,
         grids: bool = False,
+        max_cells: int | None = None,
         dtype: DType = "float16",
         retry: bool = False,
         precision: str = "32-true",
@@ -102,8 +105,10 @@ class Extraction(L.LightningModule):
         self.encoders = nn.ModuleList(encoders)
         self.parts, self.stores, self.videos = list(encoders), list(stores), dict(videos)
         self.batch_size, self.num_workers, self.grids, self.retry = batch_size, num_workers, grids, retry
+        self.max_cells = max_cells
         for encoder, store in zip(self.parts, self.stores, strict=True):
-            grid = list(encoder.grid) if grids and encoder.grid else None
+            cells = [min(n, max_cells or n) for n in encoder.grid[:2]] if encoder.grid else []
+            grid = [*cells, encoder.grid[2]] if grids and encoder.grid else None
             _claim(store, describe(encoder) | {"grid": grid, "dtype": dtype, "precision": precision})
         self.writers = [ShardWriter(store, dtype) for store in self.stores]
         self.collector: Collector | None = None
@@ -116,16 +121,17 @@ class Extraction(L.LightningModule):
             known = set(stored_videos(store))
             done.append(known if self.retry else known | set(quarantined(store)))
         left = []
-        for video_id, path in list(self.videos.items())[rank::world_size]:
+        for video_id, source in list(self.videos.items())[rank::world_size]:
             missing = tuple(k for k, known in enumerate(done) if video_id not in known)
             if missing:
-                left.append((video_id, Work(path, missing)))
+                path, times = source if isinstance(source, Sampled) else (source, None)
+                left.append((video_id, Work(path, missing, times)))
         return left
 
     def loader(self, rank: int = 0, world_size: int = 1, pin_memory: bool = False) -> PassLoader:
         """Batches of one process; also starts its progress bar."""
         work = self.work(rank, world_size)
-        self.collector = Collector(self.parts, self.writers, work, self.grids)
+        self.collector = Collector(self.parts, self.writers, work, self.grids, self.max_cells)
         names = ", ".join(type(e).__name__ for e in self.parts)
         share = len(list(self.videos)[rank::world_size])
         title = f"encode videos ({names})"
@@ -204,7 +210,12 @@ def _claim(store: Path, manifest: dict[str, Any]) -> None:
 
 
 def build_store(
-    encoder: VideoEncoder, videos: Mapping[str, Path], out: Path | list[Path], num_workers: int = 0
+    encoder: VideoEncoder,
+    videos: Mapping[str, Path] | Mapping[str, Sampled],
+    out: Path | list[Path],
+    num_workers: int = 0,
+    grids: bool = False,
+    max_cells: int | None = None,
 ) -> FeatureStore | StackedStore:
     """Encode the videos that are not in the store yet, in this process and its workers.
 
@@ -216,13 +227,15 @@ def build_store(
         videos: files by video id.
         out: the store; one per part of a `Combined` encoder.
         num_workers: processes that decode, 0 = this one.
+        grids: see `Extraction`.
+        max_cells: see `Extraction`.
 
     Raises:
         VideoError: not a single video could be read.
     """
     parts = list(encoder.parts) if isinstance(encoder, Combined) else [encoder]
     stores = [out] if isinstance(out, Path) else out
-    extraction = Extraction(parts, stores, videos, num_workers=num_workers)
+    extraction = Extraction(parts, stores, videos, num_workers=num_workers, grids=grids, max_cells=max_cells)
     if extraction.work():
         home = next((p.device for p in encoder.parameters()), torch.device("cpu"))
         device = torch.device("cuda") if torch.cuda.is_available() else home

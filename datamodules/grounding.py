@@ -22,7 +22,7 @@ from .annotations import AnnotationError, Query, SplitReport, clean, read_json
 from .extraction import build_store, default_store
 from .features import FeatureError, FeatureStore, StackedStore, open_store
 from .loader import ResumableLoader, plain_loader
-from .packets import VideoError
+from .reading import Gatherer
 from .video_files import find_videos
 from .windows import RawVideos
 
@@ -73,11 +73,22 @@ class GroundingDataset(Dataset[GroundingBatch]):
         self.queries, self.store, self.pooling = list(queries), store, pooling
         self.spec, self.dim, self.num_frames = encoder.spec, encoder.dim, num_frames
         self.keep_in_memory, self.subsets = keep_in_memory, subsets
-        self.lost: set[str] = set()
         self._kept: dict[str, VideoClips] = {}
+        self._gatherer = Gatherer(len(queries), self._video_of, self._video_for, str(store.path))
 
     def __len__(self) -> int:
         return len(self.queries)
+
+    @property
+    def lost(self) -> set[str]:
+        """Videos that turned out unreadable."""
+        return self._gatherer.lost
+
+    def _video_of(self, index: int) -> str:
+        return self.queries[index].video_id
+
+    def _video_for(self, index: int) -> VideoClips:
+        return self.video(self._video_of(index))
 
     def video(self, video_id: str) -> VideoClips:
         """Clips of one video."""
@@ -107,26 +118,7 @@ class GroundingDataset(Dataset[GroundingBatch]):
 
     def __getitems__(self, indices: list[int]) -> GroundingBatch:
         """A batch of the queries at `indices`, in that order."""
-        videos: dict[str, VideoClips] = {}
-        kept: list[int] = []
-        waiting = list(indices)
-        spare = indices[-1]
-        while waiting:
-            index = waiting.pop(0)
-            video_id = self.queries[index].video_id
-            if video_id not in videos and video_id not in self.lost:
-                try:
-                    videos[video_id] = self.video(video_id)
-                except (FeatureError, VideoError) as error:
-                    self.lost.add(video_id)
-                    log.warning("left out from here on: %s", error)
-            if video_id in videos:
-                kept.append(index)
-            if not waiting and not kept:  # every video of this batch is broken
-                spare = (spare + 1) % len(self.queries)
-                if spare == indices[-1]:
-                    raise FeatureError(f"{self.store.path}: not one video of this split can be read")
-                waiting = [spare]
+        kept, videos = self._gatherer.gather(indices)
         queries = [self.queries[i] for i in kept]
         row = {video_id: i for i, video_id in enumerate(videos)}
         length = {q.video_id: q.duration_s for q in queries}

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +19,7 @@ from torch.utils.data._utils.signal_handling import _remove_worker_pids  # type:
 
 from ..zoo.video.spec import FrameSpec
 from .packets import VideoError
+from .samples import read_passes
 from .sound import read_sound
 from .video import FrameReader, View
 
@@ -58,10 +61,17 @@ class PassBatch(NamedTuple):
 
 
 class Work(NamedTuple):
-    """A video, and the encoders that have not seen it yet."""
+    """A video, and the encoders that have not seen it yet.
+
+    Attributes:
+        path: the file.
+        encoders: which ones.
+        times_s: moments, in seconds, of which each gives one unit; None for the whole video.
+    """
 
     path: Path
     encoders: tuple[int, ...]
+    times_s: tuple[float, ...] | None = None
 
 
 class _Cutter:
@@ -98,7 +108,9 @@ class _Cutter:
 
 
 class PassDataset(IterableDataset[PassBatch]):
-    """Batches of passes; a worker takes every n-th video and fills its batches over their borders.
+    """Batches of passes; a worker takes every n-th file and fills its batches over their borders.
+
+    Stretches of one file stand next to each other in the list, and the file stays open from one to the next.
 
     Args:
         specs: how each encoder wants to be fed.
@@ -118,13 +130,15 @@ class PassDataset(IterableDataset[PassBatch]):
     ) -> None:
         self.specs, self.work, self.batch_size, self.fill = list(specs), list(work), batch_size, fill
         self.current = current
+        self._open: FrameReader | None = None
 
     def __iter__(self) -> Iterator[PassBatch]:
         worker = get_worker_info()
         number, count = (worker.id, worker.num_workers) if worker else (0, 1)
         rows: list[list[tuple[Tensor, tuple[int, int]]]] = [[] for _ in self.specs]
         finished: list[Finished] = []
-        for video, work in self.work[number::count]:
+        files = [list(group) for _, group in groupby(self.work, key=lambda item: item[1].path)]
+        for video, work in chain.from_iterable(files[number::count]):
             if self.current is not None:
                 self.current[number] = video
             cutters = {e: _Cutter(self.specs[e]) for e in work.encoders}
@@ -141,6 +155,7 @@ class PassDataset(IterableDataset[PassBatch]):
                         yield self._batch(encoder, rows, finished)
                         finished = []
             except Exception as error:  # whatever a decoder does to an odd file, it costs one video
+                self._close()
                 known = isinstance(error, VideoError | OSError)
                 problem = str(error) if known else f"{work.path}: {type(error).__name__}: {error}"
             frames = tuple(cutters[e].frames if e in cutters else 0 for e in range(len(self.specs)))
@@ -151,9 +166,33 @@ class PassDataset(IterableDataset[PassBatch]):
                 finished = []
         if finished:
             yield PassBatch(-1, torch.empty(0), [], finished)
+        self._close()
+
+    def _close(self) -> None:
+        if self._open is not None:
+            self._open.close()
+        self._open = None
+
+    def _moments(
+        self, path: Path, times_s: tuple[float, ...], cutters: dict[int, _Cutter]
+    ) -> Iterator[tuple[int, Tensor, float]]:
+        """Encoder, one pass and the duration, of single moments."""
+        if self._open is None or self._open.path != Path(os.path.abspath(path)):
+            self._close()
+            self._open = FrameReader(path)
+        reader = self._open
+        for encoder, cutter in cutters.items():
+            for clip in read_passes(reader, cutter.spec, times_s):
+                yield encoder, clip, reader.info.duration_s
+                cutter.passes += 1
+            cutter.frames = cutter.spec.num_frames(len(times_s))
 
     def _clips(self, work: Work, cutters: dict[int, _Cutter]) -> Iterator[tuple[int, Tensor, float]]:
         """Encoder, one pass and the duration, as the video goes by."""
+        if work.times_s is not None:
+            yield from self._moments(work.path, work.times_s, cutters)
+            return
+        self._close()
         seeing = [e for e in work.encoders if not self.specs[e].sound]
         with FrameReader(work.path) as reader:
             info = reader.info
@@ -235,7 +274,7 @@ class PassLoader:
                     Finished(
                         video, (), 0.0, f"{path}: its decoder crashed ({code}). Re-encode it or leave it out."
                     )
-                    for video, (path, _) in left
+                    for video, (path, *_) in left
                     if (code := guilty.get(video))
                 ]
                 if not ends:

@@ -6,7 +6,7 @@ import copy
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,7 +15,7 @@ import lightning as L
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torchmetrics import Metric
+from torchmetrics import Metric, MetricCollection
 
 from ..zoo.encoder import Encoder
 from ..zoo.text.base import TextEncoder
@@ -39,6 +39,26 @@ class Step(NamedTuple):
 
 
 @dataclass(frozen=True)
+class StepDecay:
+    """A learning rate that falls in steps.
+
+    Attributes:
+        factor: of every step.
+        every: epochs from one step to the next.
+        first: epoch of the first step, counted from 0.
+    """
+
+    factor: float = 0.8
+    every: int = 3
+    first: int = 3
+
+    def share(self, epoch: int) -> float:
+        """Share of the initial learning rate in an epoch, counted from 0."""
+        steps = 0 if epoch < self.first else 1 + (epoch - self.first) // self.every
+        return self.factor**steps  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
 class Stage:
     """One stage of training: what is minimised, what is trained, how fast and how long.
 
@@ -50,7 +70,7 @@ class Stage:
         train: a name of `Task.trainable_parts`.
         lr: (peak) learning rate of Adam.
         epochs: length.
-        schedule: `constant`, or `one_cycle` with its peak at `lr`.
+        schedule: `constant`, `one_cycle` with its peak at `lr`, or steps down from `lr`.
         keep_batchnorm: frozen parts keep their batch norm statistics (True) or go on updating them.
     """
 
@@ -58,7 +78,7 @@ class Stage:
     train: str = "all"
     lr: float = 1e-3
     epochs: int = 10
-    schedule: Literal["constant", "one_cycle"] = "constant"
+    schedule: Literal["constant", "one_cycle"] | StepDecay = "constant"
     keep_batchnorm: bool = True
 
 
@@ -78,33 +98,41 @@ class Task(L.LightningModule, ABC):
     """Base of all tasks. A paper implements `step`, `metric`, `update_metric` and `predictions`.
 
     Args:
-        video_encoder: how video is read; the data module asks it for frame rate, window and size.
-        text_encoder: how text is read.
         stages: the training schedule.
+        encoders: the task's encoders by the name of its argument for each; they become attributes of that name.
+            None is an encoder that the task does without.
 
     Attributes:
         network: the paper's nn.Module, usable without Lightning.
+        video_encoder: how video is read; the data module asks it for frame rate, window and size.
+        text_encoder: how text is read, where the task reads any.
+        encoders: names of the encoders there are.
         monitor: key of the metric that picks the best checkpoint; higher is better.
         video_reader: set by `groundzoo.load`; turns a video file into the encoder's units.
         window_reader: set by `groundzoo.load`; reads the frames of one pass per clip, for a trainable encoder.
+        sample_reader: set by `groundzoo.load`; reads the frames of a stretch of video as encoders want them.
     """
 
     network: nn.Module
+    video_encoder: VideoEncoder
+    text_encoder: TextEncoder
     monitor = "val/loss"
     video_reader: Callable[[VideoEncoder, Path], VideoUnits] | None = None
     window_reader: Callable[..., tuple[Tensor, Tensor, float]] | None = None
+    sample_reader: Callable[..., Any] | None = None
 
-    def __init__(self, video_encoder: VideoEncoder, text_encoder: TextEncoder, stages: Sequence[Stage]) -> None:
+    def __init__(self, stages: Sequence[Stage], encoders: Mapping[str, Encoder | None]) -> None:
         super().__init__()
         if not stages:
             raise ValueError("stages is empty: a task needs at least one stage of training")
-        self.video_encoder = video_encoder
-        self.text_encoder = text_encoder
+        for name, encoder in encoders.items():
+            setattr(self, name, encoder)
+        self.encoders = tuple(name for name, encoder in encoders.items() if encoder is not None)
         self.stages = tuple(stages)
         self.stage_index = 0
         self.recipe: dict[str, Any] | None = None  # class path and arguments, to be rebuilt from
         self.trained: dict[str, int] = {}  # epoch and step of the checkpoint that was loaded
-        self.metrics = nn.ModuleDict({stage: self.metric() for stage in ("val", "test")})
+        self.metrics = nn.ModuleDict()  # of the splits `val` and `test`, made in `setup`
 
     # ---- the paper's part -------------------------------------------------------------------------------
 
@@ -113,11 +141,14 @@ class Task(L.LightningModule, ABC):
         """Run the network on a batch; losses may be empty in `predict`."""
 
     @abstractmethod
-    def metric(self) -> Metric:
-        """A fresh metric; its `compute` returns a dict of named scalars."""
+    def metric(self, stage: Literal["val", "test"]) -> Metric | MetricCollection:
+        """A fresh metric of a split; its `compute` returns a dict of named scalars.
+
+        Dear ones belong to `test` alone: `val` is computed in every epoch of a fit.
+        """
 
     @abstractmethod
-    def update_metric(self, metric: Metric, outputs: Any, batch: Any) -> None:
+    def update_metric(self, metric: Any, outputs: Any, batch: Any) -> None:
         """Hand the outputs of one batch to the metric."""
 
     @abstractmethod
@@ -130,8 +161,26 @@ class Task(L.LightningModule, ABC):
 
     def trainable_parts(self) -> dict[str, list[nn.Parameter]]:
         """Groups of parameters that `Stage.train` can name; an encoder that is frozen for good is in none."""
-        encoders = [encoder for encoder in (self.text_encoder, self.video_encoder) if encoder.trainable]
+        encoders = [encoder for name in self.encoders if (encoder := getattr(self, name)).trainable]
         return {"all": [p for module in (self.network, *encoders) for p in module.parameters()]}
+
+    # ---- vocabulary -------------------------------------------------------------------------------------
+
+    @property
+    def vocabulary(self) -> list[str] | None:
+        """The words known, in the order of their ids; None where there is none (yet)."""
+        reader = getattr(self, "text_encoder", None)
+        return None if reader is None else reader.vocabulary
+
+    def fit_vocabulary(self, texts: Iterable[Any]) -> None:
+        """Collect the vocabulary from the training texts; nothing to do where encoders bring their own."""
+        if "text_encoder" in self.encoders:
+            self.text_encoder.fit_vocabulary(texts)
+
+    def set_vocabulary(self, words: Sequence[str]) -> None:
+        """Take over a stored vocabulary; comes before the weights are loaded."""
+        self.text_encoder.set_vocabulary(words)
+        self.text_encoder.to(self.device)
 
     # ---- stages -----------------------------------------------------------------------------------------
 
@@ -164,12 +213,18 @@ class Task(L.LightningModule, ABC):
 
     # ---- Lightning --------------------------------------------------------------------------------------
 
+    @property
+    def datamodule(self) -> Any:
+        """The data module of the run, where there is a run that has one."""
+        return None if self._trainer is None else getattr(self.trainer, "datamodule", None)
+
     def setup(self, stage: str) -> None:
-        """Fit the vocabulary on the training texts, once; a checkpoint brings its own later."""
-        if self.text_encoder.vocabulary is None and not self.trainer.ckpt_path:
-            texts = getattr(getattr(self.trainer, "datamodule", None), "vocabulary_texts", None)
-            if texts is not None:
-                self.text_encoder.fit_vocabulary(texts())
+        """Fit the vocabulary on the training texts, once; a checkpoint brings its own later. Make the metrics."""
+        if self.vocabulary is None and not self.trainer.ckpt_path:
+            if hasattr(self.datamodule, "vocabulary_texts"):
+                self.fit_vocabulary(self.datamodule.vocabulary_texts())
+        if not self.metrics:
+            self.metrics = nn.ModuleDict({split: self.metric(split) for split in ("val", "test")})
         self.enter_stage(self.stage_index)
 
     def configure_optimizers(self) -> Any:
@@ -184,6 +239,9 @@ class Task(L.LightningModule, ABC):
         )
         if stage.schedule == "constant":
             return optimizer
+        if isinstance(stage.schedule, StepDecay):
+            falling = torch.optim.lr_scheduler.LambdaLR(optimizer, stage.schedule.share)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": falling, "interval": "epoch"}}
         epochs = self.trainer.max_epochs or 1
         steps = max(1.0, self.trainer.estimated_stepping_batches * stage.epochs / epochs)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step / steps))
@@ -243,18 +301,13 @@ class Task(L.LightningModule, ABC):
         on_gpu = self.device.type == "cuda"
         with torch.random.fork_rng([self.device] if on_gpu else []):  # evaluation must not change training
             losses, outputs = self.step(self.prepare(batch), stage)
-        self.update_metric(self._metric_of(stage), outputs, batch)
+        self.update_metric(self.metrics[stage], outputs, batch)
         total = sum(losses[name] for name in self.stage.losses)
         self.log(f"{stage}/loss", total, batch_size=len(batch), sync_dist=True)
         return outputs
 
-    def _metric_of(self, stage: str) -> Metric:
-        metric = self.metrics[stage]
-        assert isinstance(metric, Metric)
-        return metric
-
     def _log_metric(self, stage: str) -> None:
-        metric = self._metric_of(stage)
+        metric: Any = self.metrics[stage]
         values = {f"{stage}/{name}": value for name, value in metric.compute().items()}
         metric.reset()
         self.log_dict(values, rank_zero_only=False, sync_dist=False)
@@ -279,14 +332,14 @@ class Task(L.LightningModule, ABC):
 
         recipe = copy.deepcopy(self.recipe)
         if recipe is not None:
-            _stand_in(recipe["init_args"]["video_encoder"], self.video_encoder)
-            _stand_in(recipe["init_args"]["text_encoder"], self.text_encoder)
+            for name in self.encoders:
+                _stand_in(recipe["init_args"][name], getattr(self, name))
         checkpoint["groundzoo"] = {
             "version": __version__,
             "task": recipe,  # needs no files
             "given": self.recipe,  # as configured
             "stage": self.stage_index,
-            "vocabulary": self.text_encoder.vocabulary,
+            "vocabulary": self.vocabulary,
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -296,8 +349,7 @@ class Task(L.LightningModule, ABC):
             raise ValueError("this checkpoint was not written by groundzoo; see the docs on importing weights")
         self.trained = {"epoch": checkpoint.get("epoch", 0), "step": checkpoint.get("global_step", 0)}
         if stored["vocabulary"] is not None:
-            self.text_encoder.set_vocabulary(stored["vocabulary"])
-            self.text_encoder.to(self.device)
+            self.set_vocabulary(stored["vocabulary"])
         self.enter_stage(min(stored["stage"], len(self.stages) - 1))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -75,10 +75,10 @@ class MomentTask(Task):
         clips: ClipPooling,
         nms_threshold: float,
     ) -> None:
-        super().__init__(video_encoder, text_encoder, stages)
+        super().__init__(stages, {"video_encoder": video_encoder, "text_encoder": text_encoder})
         self.clips, self.nms_threshold = clips, nms_threshold
 
-    def metric(self) -> Metric:
+    def metric(self, stage: Literal["val", "test"]) -> Metric:
         """R@1 and R@5 at IoU 0.3, 0.5 and 0.7."""
         return MomentRecall()
 

@@ -98,8 +98,8 @@ class RunFolder(Callback):
                     logger.experiment.config.update(yaml.safe_load(self.config), allow_val_change=True)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep the vocabulary, where the text encoder has one of its own."""
-        words = pl_module.text_encoder.vocabulary if isinstance(pl_module, Task) else None
+        """Keep the vocabulary, where the task has one of its own."""
+        words = pl_module.vocabulary if isinstance(pl_module, Task) else None
         if trainer.is_global_zero and words is not None:
             write_atomically(self.folder / "vocabulary.json", json.dumps(words, ensure_ascii=False) + "\n")
 

@@ -41,3 +41,72 @@ class GroundingBatch:
 
     def __len__(self) -> int:
         return len(self.queries)
+
+
+@dataclass
+class WordLabels:
+    """Where words of B captions are to be seen in the F sampled frames of their segments.
+
+    N rows, one per (box track, word): a track may belong to several words, a word may have several tracks. A link
+    (A rows) says that an entity word is subject, object or context of a verb.
+
+    Attributes:
+        caption: ``(N,)`` int64, caption of the word.
+        word: ``(N,)`` int64, index of the word in its caption.
+        boxes: ``(N, F, 4)`` float, x1, y1, x2, y2 as shares of width and height, in [0, 1].
+        scores: ``(N, F)`` float in [0, 1], confidence of the tracker; 0 = not there.
+        annotated: ``(N, F)`` bool, True = the box was drawn by an annotator.
+        link_caption: ``(A,)`` int64, caption of the verb.
+        link_verb: ``(A,)`` int64, index of the verb.
+        link_entity: ``(A,)`` int64, index of an entity word in the same caption.
+    """
+
+    caption: Tensor
+    word: Tensor
+    boxes: Tensor
+    scores: Tensor
+    annotated: Tensor
+    link_caption: Tensor
+    link_verb: Tensor
+    link_entity: Tensor
+
+
+@dataclass
+class CaptionBatch:
+    """Segments of video and sentences about them. V segments, B >= V captions, F sampled frames per segment.
+
+    Captions of one segment share its row in `visual` and `motion`. Captions are lists of words: a vocabulary is
+    the task's. Samples keep the order in which the loader drew them.
+
+    Attributes:
+        visual: ``(V, F, h, w, C)`` float, the grid of every frame; for encoders that are trained with the task
+            ``(V, P, L, 3, H, W)`` uint8, frames of the P passes that give them.
+        motion: the same of a second encoder, with cells and width of its own, or None.
+        segment_index: ``(B,)`` int64, row of the segment that each caption is about.
+        captions: B lists of words.
+        references: V lists of the published sentences about each segment, for evaluation.
+        entities: B lists of the words ``(index, class)`` that the data set calls visible, whether or not their
+            boxes are known.
+        labels: boxes of words, or None where there are none.
+        segment_ids: V identifiers ``<video>#<segment>``.
+        video_ids: V identifiers.
+        spans_s: ``(V, 2)`` float, start and end in seconds.
+        sizes: ``(V, 2)`` float, width and height of the original video in pixels; NaN where unknown.
+        index: ``(V,)`` int64, position in the split; tells a repeated sample from a new one.
+    """
+
+    visual: Tensor
+    motion: Tensor | None
+    segment_index: Tensor
+    captions: list[list[str]]
+    references: list[list[str]]
+    entities: list[list[tuple[int, str]]]
+    labels: WordLabels | None
+    segment_ids: list[str]
+    video_ids: list[str]
+    spans_s: Tensor
+    sizes: Tensor
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.captions)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..encoder import Encoder
 from .spec import FrameSpec
 
-__all__ = ["FrameSpec", "VideoEncoder", "VideoFeatures", "VideoUnits"]
+__all__ = ["FrameSpec", "VideoEncoder", "VideoFeatures", "VideoUnits", "pool_cells"]
 
 
 class VideoFeatures(NamedTuple):
@@ -118,6 +118,17 @@ class VideoEncoder(Encoder, ABC):
             x = x.flip(-3)
         weight = next((p for p in self.parameters() if p.is_floating_point()), None)
         return x if weight is None else x.to(weight.dtype)
+
+
+def pool_cells(grid: Tensor, most: int | None) -> Tensor:
+    """Average a grid ``(..., h, w, C)`` down to at most `most` cells in each direction; None leaves it."""
+    h, w, channels = grid.shape[-3:]
+    size = (min(h, most or h), min(w, most or w))
+    if size == (h, w):
+        return grid
+    flat = grid.reshape(-1, h, w, channels).permute(0, 3, 1, 2)
+    pooled = F.adaptive_avg_pool2d(flat, size).permute(0, 2, 3, 1)
+    return pooled.reshape(*grid.shape[:-3], *size, channels)
 
 
 class VideoUnits(NamedTuple):
