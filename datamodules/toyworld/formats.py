@@ -2,7 +2,8 @@
 
 A format is one function ``(root, splits) -> None`` and two table entries. ``splits`` maps the names in
 ``SPLITS`` to videos; a video's queries are written in their order and next to each other, so that the k-th line
-of a video is the query ``"{video}#{k}"``. The videos themselves lie in ``root/videos/<id>.mp4``.
+of a video is the query ``"{video}#{k}"``; the same holds for segments. The videos themselves lie in
+``root/videos/<id>.mp4``.
 """
 
 from __future__ import annotations
@@ -11,8 +12,12 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from .scene import Video
+import numpy as np
+
+from .scene import COLOURS, PRESETS, SHAPES, Segment, Video, WorldConfig
+from .shapes import boxes
 
 Splits = Mapping[str, Sequence[Video]]
 
@@ -93,15 +98,145 @@ def write_tacos(root: Path, splits: Splits) -> None:
         write_text(root / f"{split}.json", json.dumps(entries))
 
 
+ENTITIES_WIDTH = 720
+"""Width in pixels of the frames whose coordinates ActivityNet-Entities gives."""
+
+
+def write_activitynet_entities(root: Path, splits: Splits) -> None:
+    """ActivityNet-Entities (Zhou et al., 2019): boxes of words, and the captions of ActivityNet Captions.
+
+    One box per acting actor, in one of ten sampled frames, that stands for two words, colour and shape. As in
+    reality ``val_1`` and ``val_2`` hold the validation and the test videos, the latter with the other order of
+    the actors; unlike in reality the boxes of the test videos are there, in the file named after a skeleton.
+
+    Args:
+        root: folder of the data set.
+        splits: ``train``, ``val`` and ``test``.
+    """
+    held_out = [*splits["val"], *splits["test"]]
+    for name, videos in (("trainval", [*splits["train"], *splits["val"]]), ("test_skeleton", splits["test"])):
+        content = {
+            "vocab": [*COLOURS, *SHAPES],
+            "annotations": {
+                video.id: {
+                    "duration": round(video.duration_s, 2),
+                    "segments": {str(k): _entities(video, segment) for k, segment in enumerate(video.segments)},
+                }
+                for video in videos
+            },
+        }
+        write_text(root / f"anet_entities_cleaned_class_thresh50_{name}.json", json.dumps(content))
+    names = {"training": "train", "validation": "val", "testing": "test"}
+    ids = {name: [video.id for video in splits[split]] for name, split in names.items()}
+    write_text(root / "split_ids_anet_entities.json", json.dumps({**ids, "hidden_test": []}))
+    for name, videos, order in (("train", splits["train"], 0), ("val_1", held_out, 0), ("val_2", held_out, 1)):
+        captions = {
+            video.id: {
+                "duration": round(video.duration_s, 2),
+                "timestamps": [[segment.start_s, segment.end_s] for segment in video.segments],
+                "sentences": [segment.sentences[order] for segment in video.segments],
+            }
+            for video in videos
+        }
+        write_text(root / f"{name}.json", json.dumps(captions))
+
+
+def _entities(video: Video, segment: Segment) -> dict[str, Any]:
+    """One segment of ActivityNet-Entities: the lists with a common index are parallel, one entry per box."""
+    words = segment.tokens
+    frames = segment.sampled(video.fps)
+    return {
+        "process_clss": [[words[index] for index in mention.words] for mention in segment.mentions],
+        "tokens": words,
+        "frame_ind": [mention.sample for mention in segment.mentions],
+        "process_idx": [list(mention.words) for mention in segment.mentions],
+        "timestamps": [segment.start_s, segment.end_s],
+        "process_bnd_box": [
+            _box(video, video.events[mention.event].actor, frames[mention.sample]) for mention in segment.mentions
+        ],
+        "crowds": [0] * len(segment.mentions),
+    }
+
+
+def _box(video: Video, actor: int, frame: int) -> list[int]:
+    """The actor's box in a frame, xyxy, in whole pixels of a frame of ``ENTITIES_WIDTH`` pixels."""
+    (box,) = boxes(video.actors[actor].shape, video.tracks[frame : frame + 1, actor])
+    clipped = np.clip(box.astype(np.float64), 0, (video.width, video.height) * 2)
+    return [round(value * ENTITIES_WIDTH / video.width) for value in clipped.tolist()]
+
+
+def write_msrvtt(root: Path, splits: Splits) -> None:
+    """MSR-VTT (Xu et al., 2016): a video is a clip with several captions, lower case, without full stop.
+
+    Args:
+        root: folder of the data set.
+        splits: ``train``, ``val`` (written as ``validate``, into the file of the training clips) and ``test``,
+            of videos that are one segment each.
+    """
+    info = {"contributor": "groundzoo", "data_created": "", "version": "1.0", "year": ""}
+    info["description"] = "ToyWorld in the format of MSR-VTT"
+    parts = {"train": splits["train"], "validate": splits["val"], "test": splits["test"]}
+    number = 0  # counts on from file to file
+    written = 0
+    for file, of in (("train_val", ("train", "validate")), ("test", ("test",))):
+        videos: list[dict[str, Any]] = []
+        sentences: list[dict[str, Any]] = []
+        for split, video in ((name, video) for name in of for video in parts[name]):
+            times = {"start time": 0.0, "end time": round(video.duration_s, 2)}
+            videos.append({"category": 0, "url": "", "video_id": video.id, **times, "split": split, "id": number})
+            number += 1
+            for sentence in (text for segment in video.segments for text in segment.sentences):
+                caption = sentence.rstrip(".").lower()
+                sentences.append({"caption": caption, "video_id": video.id, "sen_id": written})
+                written += 1
+        content = {"info": info, "videos": videos, "sentences": sentences}
+        write_text(root / f"{file}_videodatainfo.json", json.dumps(content))
+
+
+def check_format(format: str, preset: str, config: WorldConfig) -> None:
+    """Refuse a format that this world cannot be written in.
+
+    Args:
+        format: whose annotation files are asked for.
+        preset: name of the world's preset, for the message.
+        config: the world.
+
+    Raises:
+        ValueError: if the format is unknown or made for another kind of world.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"unknown format {format!r}, known are {', '.join(FORMATS)}")
+    if config.segments != (format in CAPTION_FORMATS):
+        formats = CAPTION_FORMATS if config.segments else [name for name in FORMATS if name not in CAPTION_FORMATS]
+        presets = [name for name, other in PRESETS.items() if other.segments != config.segments]
+        has, needs = ("captioned segments", "queries") if config.segments else ("queries", "captioned segments")
+        raise ValueError(
+            f"format {format!r} is made of {needs}, but preset {preset!r} is a world of {has}: take a preset of "
+            f"{', '.join(presets)}, or a format of {', '.join(formats)}"
+        )
+    if format == "msrvtt" and config.events != (1, 1):
+        raise ValueError(
+            f"format 'msrvtt' captions whole videos, but preset {preset!r} has {config.events[0]} to "
+            f"{config.events[1]} segments per video: take the preset clips, or the format activitynet_entities"
+        )
+
+
 FORMATS: dict[str, Callable[[Path, Splits], None]] = {
     "charades_sta": write_charades_sta,
     "activitynet_captions": write_activitynet_captions,
     "tacos": write_tacos,
+    "activitynet_entities": write_activitynet_entities,
+    "msrvtt": write_msrvtt,
 }
+
+CAPTION_FORMATS = ("activitynet_entities", "msrvtt")
+"""Formats of captioned segments; the others are formats of queries."""
 
 SPLITS: dict[str, tuple[str, ...]] = {
     "charades_sta": ("train", "test"),
     "activitynet_captions": ("train", "val", "test"),
     "tacos": ("train", "val", "test"),
+    "activitynet_entities": ("train", "val", "test"),
+    "msrvtt": ("train", "val", "test"),
 }
 """The splits that each format knows, in the order in which videos are dealt to them."""

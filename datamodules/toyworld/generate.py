@@ -5,7 +5,7 @@ The folder::
     OUT/videos/toy00000.mp4 ...   H.264
     OUT/truth/toy00000.json ...   everything that is true of a video, see truth.py
     OUT/<annotation files>        of the chosen format, see formats.py
-    OUT/subsets.json              {subset: [query ids]}, a query id is "toy00012#3"
+    OUT/subsets.json              {subset: [query ids]}, a query id is "toy00012#3"; not with segments
     OUT/world.json                how the folder was made, its splits and its counts
 """
 
@@ -23,7 +23,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .formats import FORMATS, SPLITS, write_text
+from .formats import FORMATS, SPLITS, check_format, write_text
 from .render import encode, render_frames
 from .scene import PRESETS, Video, WorldConfig
 from .truth import truth
@@ -31,6 +31,10 @@ from .world import script_video, video_id
 
 VERSION = 1
 """Raised whenever the same seed would no longer give the same frames and annotations."""
+
+LATER_OPTIONS = ("actions", "segments", "pause_s", "poor", "poor_annotated")
+"""Options of the world that world.json names only where they differ from their defaults, so that a folder made
+before they existed is still known as the same world."""
 
 RESULTS = ("splits", "counts")  # entries of world.json that follow from the others
 
@@ -65,11 +69,10 @@ def generate(
         ValueError: if an argument is out of range or unknown.
         FileExistsError: if the folder holds something else.
     """
-    if format not in FORMATS:
-        raise ValueError(f"unknown format {format!r}, known are {', '.join(FORMATS)}")
     if seed < 0:
         raise ValueError(f"the seed must be 0 or more, not {seed}")
     config = make_config(preset, overrides or {})
+    check_format(format, preset, config)
     splits = deal(videos, SPLITS[format], test_fraction)
     root = Path(out)
     world = {
@@ -79,7 +82,7 @@ def generate(
         "videos": videos,
         "format": format,
         "test_fraction": test_fraction,
-        "config": asdict(config),
+        "config": recipe(config),
         "splits": {split: [video_id(index) for index in indices] for split, indices in splits.items()},
     }
     claim(root, world)
@@ -89,13 +92,23 @@ def generate(
         split: [script_video(config, seed, index) for index in indices] for split, indices in splits.items()
     }
     FORMATS[format](root, scripted)
-    write_text(root / "subsets.json", json.dumps(subsets([v for part in scripted.values() for v in part])))
+    if not config.segments:
+        write_text(root / "subsets.json", json.dumps(subsets([v for part in scripted.values() for v in part])))
+    what = "segments" if config.segments else "queries"
     counts = {
-        split: {"videos": len(part), "queries": sum(len(video.queries) for video in part)}
+        split: {"videos": len(part), what: sum(len(getattr(video, what)) for video in part)}
         for split, part in scripted.items()
     }
     write_text(root / "world.json", json.dumps({**world, "counts": counts}, indent=1) + "\n")
     return root
+
+
+def recipe(config: WorldConfig) -> dict[str, Any]:
+    """The configuration as world.json holds it, see ``LATER_OPTIONS``."""
+    usual = asdict(WorldConfig())
+    return {
+        name: value for name, value in asdict(config).items() if name not in LATER_OPTIONS or value != usual[name]
+    }
 
 
 def make_config(preset: str, overrides: Mapping[str, object]) -> WorldConfig:

@@ -83,6 +83,25 @@ def ask(
     return queries
 
 
+def tell(actors: Sequence[Actor], events: Sequence[Event], wording: int = 0) -> str:
+    """One sentence about simultaneous events, "The red circle spins while the blue square moves up" and the like.
+
+    Args:
+        actors: of the video.
+        events: in the order in which the sentence names them.
+        wording: which of the two verb phrases, 0 or 1.
+
+    Returns:
+        The sentence, with a capital letter and a full stop.
+    """
+    clauses = [
+        f"the {actors[event.actor].colour} {actors[event.actor].shape} {PHRASES[event.action][wording]}"
+        for event in events
+    ]
+    text = " while ".join(clauses)
+    return f"{text[0].upper()}{text[1:]}."
+
+
 def describe(config: WorldConfig, actors: Sequence[Actor], actor: int, rng: np.random.Generator) -> str:
     """Noun phrase of an actor; the size word may only be missing if the colour alone would do."""
     who = actors[actor]

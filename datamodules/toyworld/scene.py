@@ -6,13 +6,16 @@ frame, origin at the top left corner, y pointing down, the centre of the first p
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 Kind = Literal["plain", "redundant", "needed", "span"]
+Cause = Literal["covered", "blurred"]
+Box = tuple[float, float, float, float]
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (222, 52, 48),
@@ -25,6 +28,9 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 SHAPES = ("circle", "square", "triangle")
 SIZES = ("small", "big")
 ACTIONS = ("left", "right", "up", "down", "grow", "shrink", "spin", "blink", "jump", "shake")
+
+SAMPLES = 10
+"""Frames that are sampled from a segment, as ActivityNet-Entities was annotated on ten."""
 
 CX, CY, R, ANGLE, ALPHA = range(5)
 """Columns of :attr:`Video.tracks`."""
@@ -49,7 +55,8 @@ class WorldConfig:
         events: number of events of a video's main line, where one event follows another.
         length_s: length of an event in seconds, before the events are fitted into the video.
         length_law: how ``length_s`` is drawn.
-        busy: the greatest share of a video that the main line may fill; longer lines are scaled down.
+        busy: the greatest share of a video that the main line may fill; longer lines are scaled down. Not for
+            segments, see ``pause_s``.
         reuse_actor: share of events whose actor is taken from an earlier event.
         reuse_action: share of events whose action is taken from an earlier event.
         repeat: share of videos in which one actor does the same action twice, so that only a temporal
@@ -60,6 +67,12 @@ class WorldConfig:
         cuts: expected number of hard cuts to another background per video.
         overlap: chance of a main event to be accompanied by another actor's event ("while").
         then: share of the plain queries that name two successive events ("then") and span both.
+        actions: what actors do, a selection from ``ACTIONS``.
+        segments: whether the video is captioned: every main event is a segment with its sentences, an event
+            that accompanies it takes the same time, and there are no queries.
+        pause_s: least pause before, between and after segments, seconds.
+        poor: share of its segment's frames in which an acting actor is poorly seen, see :class:`Spell`.
+        poor_annotated: chance of an actor's one annotated frame to be a poor one.
     """
 
     width: int = 96
@@ -82,6 +95,11 @@ class WorldConfig:
     cuts: float = 0.0
     overlap: float = 0.0
     then: float = 0.0
+    actions: tuple[str, ...] = ACTIONS
+    segments: bool = False
+    pause_s: float = 0.5
+    poor: float = 0.0
+    poor_annotated: float = 0.5
 
     def __post_init__(self) -> None:
         if self.width % 2 or self.height % 2:
@@ -91,15 +109,27 @@ class WorldConfig:
             if not 0 < least <= most:
                 raise ValueError(f"{name} must be a range (least, most) of positive numbers, not {(least, most)}")
         for name in ("shared_colour", "busy", "reuse_actor", "reuse_action", "repeat", "redundant", "drop_size",
-                     "occlusion", "overlap", "then"):  # fmt: skip
+                     "occlusion", "overlap", "then", "poor", "poor_annotated"):  # fmt: skip
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share, 0 to 1, not {getattr(self, name)}")
         if self.actors[1] > len(COLOURS):
             raise ValueError(f"at most {len(COLOURS)} actors, one per colour, not {self.actors[1]}")
-        if self.events[1] * self.length_s[0] > self.busy * self.duration_s[0]:
+        if self.segments:
+            least_s = self.events[0] * (self.length_s[0] + self.pause_s) + self.pause_s
+            if self.pause_s < 0 or least_s > self.duration_s[0]:
+                raise ValueError(
+                    f"{self.events[0]} segments of {self.length_s[0]} s, and pauses of {self.pause_s} s (0 or "
+                    f"more), do not fit into {self.duration_s[0]} s"
+                )
+        elif self.events[1] * self.length_s[0] > self.busy * self.duration_s[0]:
             raise ValueError(
                 f"{self.events[1]} events of {self.length_s[0]} s do not fit into {self.duration_s[0]} s"
             )
+        if self.poor and not self.segments:
+            raise ValueError("poor frames are those of captioned segments: set segments too, or poor to 0")
+        unknown = set(self.actions) - set(ACTIONS)
+        if unknown or not self.actions:
+            raise ValueError(f"actions are one or more of {', '.join(ACTIONS)}, not {list(self.actions)}")
         if 6 * self.radius_px[1] > min(self.width, self.height):
             raise ValueError(
                 f"actors of radius {self.radius_px[1]} cannot move in {self.width}x{self.height} pixels"
@@ -108,11 +138,31 @@ class WorldConfig:
             raise ValueError("fps must be 1 or more, cuts 0 or more, length_law 'uniform' or 'loguniform'")
 
 
+CAPTIONS = WorldConfig(
+    duration_s=(14.0, 22.0),
+    radius_px=(8.0, 12.0),
+    shared_colour=0.0,
+    events=(3, 5),
+    length_s=(3.0, 5.0),
+    reuse_actor=0.0,
+    reuse_action=0.0,
+    repeat=0.0,
+    overlap=0.6,
+    # no shake: the ten frames sampled from a segment of 20 frames show it at its zero crossings only
+    actions=tuple(action for action in ACTIONS if action != "shake"),
+    segments=True,
+    poor=0.25,
+)
+
 PRESETS: dict[str, WorldConfig] = {
     # moments from a twentieth to two thirds of the video: all scales of a temporal pyramid have work to do
     "default": WorldConfig(events=(2, 5), length_s=(2.0, 28.0), length_law="loguniform"),
     # the calibrated world: short moments of similar length, four queries per video
     "w1": WorldConfig(),
+    # several captioned segments per video
+    "captions": CAPTIONS,
+    # the whole video is one captioned segment
+    "clips": replace(CAPTIONS, duration_s=(4.0, 4.0), events=(1, 1), length_s=(4.0, 4.0), pause_s=0.0),
 }
 
 
@@ -198,6 +248,76 @@ class Patch:
 
 
 @dataclass(frozen=True)
+class Spell:
+    """Successive frames ``start <= f < end`` in which an acting actor is poorly seen.
+
+    Attributes:
+        actor: index into ``Video.actors``.
+        cause: ``covered``: a grey rectangle moves along with the actor and leaves a sliver of it. ``blurred``:
+            the actor and its surroundings are out of focus.
+        start: first frame.
+        end: one past the last frame.
+        regions: per frame, what is covered or blurred, xyxy pixels, possibly beyond the frame.
+    """
+
+    actor: int
+    cause: Cause
+    start: int
+    end: int
+    regions: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
+class Mention:
+    """An actor in a segment's sentence. Word indices count the words of ``Segment.sentences[0]`` from 0.
+
+    Attributes:
+        event: index into ``Video.events``; it knows the actor.
+        words: indices of the colour and of the shape.
+        verb: indices of the words of the verb phrase, the verb itself first.
+        sample: which of the segment's ten sampled frames holds the annotated box, 0 to 9.
+    """
+
+    event: int
+    words: tuple[int, int]
+    verb: tuple[int, ...]
+    sample: int
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A captioned part of a video: one actor acts in the frames ``start <= f < end``, or two at the same time.
+
+    Attributes:
+        start: first frame.
+        end: one past the last frame.
+        start_s: begin in seconds as the annotation files have it, two decimals.
+        end_s: end in seconds, likewise.
+        sentences: four of them: actors in the order of their colours' names (the canonical sentence), the other
+            order, and both again with the other verb phrases. With one actor the orders are the same.
+        mentions: the actors in the order of the canonical sentence.
+    """
+
+    start: int
+    end: int
+    start_s: float
+    end_s: float
+    sentences: tuple[str, str, str, str]
+    mentions: tuple[Mention, ...]
+
+    @property
+    def tokens(self) -> list[str]:
+        """Words of the canonical sentence, without the full stop."""
+        return self.sentences[0].rstrip(".").split()
+
+    def sampled(self, fps: int) -> list[int]:
+        """The frames of the video that are shown at the middles of ten equal parts of the segment."""
+        step_s = (self.end_s - self.start_s) / SAMPLES
+        # a middle may fall exactly on a frame's first moment: the small number spares it the rounding of floats
+        return [math.floor((self.start_s + (k + 0.5) * step_s) * fps + 1e-6) for k in range(SAMPLES)]
+
+
+@dataclass(frozen=True)
 class Scene:
     """A background, from frame ``start`` to the next scene: a dark colour, a linear ramp, and static noise.
 
@@ -232,6 +352,8 @@ class Video:
         patches: occluders.
         tracks: (T, actors, 5) float32: centre x, centre y, radius (pixels), angle (radians, clockwise on the
             screen), alpha (opacity, 0 to 1).
+        spells: poor frames, in captioned worlds.
+        segments: captioned parts, in the order of time; none in a world of queries.
     """
 
     id: str
@@ -246,3 +368,5 @@ class Video:
     scenes: tuple[Scene, ...]
     patches: tuple[Patch, ...]
     tracks: NDArray[np.float32] = field(repr=False)
+    spells: tuple[Spell, ...] = ()
+    segments: tuple[Segment, ...] = ()

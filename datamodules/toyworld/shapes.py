@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from .scene import ANGLE, CX, CY, R
+from .scene import ANGLE, CX, CY, Box, R
 
 Floats = NDArray[np.float32]
 
@@ -54,6 +54,35 @@ def offsets(track: Floats, left: NDArray[np.intp], top: NDArray[np.intp], side: 
     y = (top[:, None] + steps - track[:, CY, None]).astype(np.float32)[:, :, None]
     cos, sin = np.cos(track[:, ANGLE])[:, None, None], np.sin(track[:, ANGLE])[:, None, None]
     return x * cos + y * sin, y * cos - x * sin
+
+
+def inside(left: NDArray[np.intp], top: NDArray[np.intp], side: int, width: int, height: int) -> NDArray[np.bool_]:
+    """Which pixels of the windows lie in the frame, (T, S, S)."""
+    columns, rows = left[:, None] + np.arange(side), top[:, None] + np.arange(side)
+    within: NDArray[np.bool_] = ((columns >= 0) & (columns < width))[:, None, :] & ((rows >= 0) & (rows < height))[
+        :, :, None
+    ]
+    return within
+
+
+def rectangle(box: Box, left: int, top: int, width: int, height: int) -> Floats:
+    """Share of each pixel that a rectangle covers.
+
+    Args:
+        box: xyxy pixels.
+        left: left pixel of the window that is asked about.
+        top: its top pixel.
+        width: its width.
+        height: its height.
+
+    Returns:
+        (height, width) float32 in [0, 1].
+    """
+    x, y = left + np.arange(width, dtype=np.float32), top + np.arange(height, dtype=np.float32)
+    across = np.clip(np.minimum(x + 1, box[2]) - np.maximum(x, box[0]), 0, 1)
+    down = np.clip(np.minimum(y + 1, box[3]) - np.maximum(y, box[1]), 0, 1)
+    share: Floats = (down[:, None] * across).astype(np.float32)
+    return share
 
 
 def coverage(shape: str, radius: Floats, u: Floats, v: Floats) -> Floats:

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from .scene import ALPHA, ANGLE, CX, CY, Event, R, Video
-from .shapes import Floats, boxes, coverage, offsets, window_origins
+from .poor import poor_frames
+from .scene import ALPHA, ANGLE, CX, CY, Event, R, Segment, Video
+from .shapes import Floats, boxes, coverage, inside, offsets, rectangle, window_origins
 
 SEEN = 0.2
 """An actor is to be seen if visibility (unhidden share times opacity) is at least this."""
@@ -31,8 +32,14 @@ def truth(video: Video) -> dict[str, Any]:
           frames;
         - ``queries``: the fields of :class:`Query` and ``id`` = ``"{video}#{k}"``;
         - ``scenes`` (first frame of each background) and ``patches`` (``box``, ``start``, ``end``).
+
+        With segments also, per actor, ``poor`` (the frames in which it is covered or blurred) and ``blurred``
+        (those of them in which it is blurred), and ``segments``: ``id`` = ``"{video}#{k}"``, ``start``, ``end``,
+        ``start_s``, ``end_s``, ``frames`` (the ten sampled ones), ``sentences``, ``tokens`` (words of the first
+        sentence) and ``mentions``: per actor of the sentence ``actor``, ``event``, ``words`` (colour, shape) and
+        ``verb`` as indices of tokens, and ``sample``, the place in ``frames`` of the annotated frame.
     """
-    return {
+    facts: dict[str, Any] = {
         "id": video.id,
         "width": video.width,
         "height": video.height,
@@ -57,6 +64,12 @@ def truth(video: Video) -> dict[str, Any]:
         "scenes": [scene.start for scene in video.scenes],
         "patches": [{"box": list(p.box), "start": p.start, "end": p.end} for p in video.patches],
     }
+    if video.segments:  # only there, so that worlds without segments keep their files to the bit
+        for i, actor in enumerate(facts["actors"]):
+            poor, blurred = poor_frames(video, i)
+            actor.update(poor=np.flatnonzero(poor).tolist(), blurred=np.flatnonzero(blurred).tolist())
+        facts["segments"] = [_segment(video, k, segment) for k, segment in enumerate(video.segments)]
+    return facts
 
 
 def visibility(video: Video, i: int) -> Floats:
@@ -72,11 +85,8 @@ def visibility(video: Video, i: int) -> Floats:
     track = video.tracks[:, i]
     left, top, side = window_origins(track)
     columns, rows = left[:, None] + np.arange(side), top[:, None] + np.arange(side)
-    inside = ((columns >= 0) & (columns < video.width))[:, None, :] & ((rows >= 0) & (rows < video.height))[
-        :, :, None
-    ]
     own = coverage(video.actors[i].shape, track[:, R], *offsets(track, left, top, side))
-    free = inside.astype(np.float32)
+    free = inside(left, top, side, video.width, video.height).astype(np.float32)
     mine = boxes(video.actors[i].shape, track)
     for j in range(i + 1, len(video.actors)):
         theirs = boxes(video.actors[j].shape, video.tracks[:, j])
@@ -91,6 +101,10 @@ def visibility(video: Video, i: int) -> Floats:
         behind_x = ((columns[now] >= x0) & (columns[now] < x1))[:, None, :]
         behind_y = ((rows[now] >= y0) & (rows[now] < y1))[:, :, None]
         free[now] *= ~(behind_x & behind_y)
+    for spell in video.spells:
+        if spell.cause == "covered":
+            for f, region in enumerate(spell.regions, spell.start):
+                free[f] *= 1 - rectangle(region, int(left[f]), int(top[f]), side, side)
     share: Floats = (own * free).sum((1, 2)) / own.sum((1, 2)) * track[:, ALPHA]
     return share
 
@@ -128,6 +142,29 @@ def _event(video: Video, event: Event) -> dict[str, Any]:
         "dash": event.dash,
         "turn": event.turn,
         "centres_xy": _rounded(video.tracks[event.start : event.end, event.actor, : CY + 1], 1),
+    }
+
+
+def _segment(video: Video, k: int, segment: Segment) -> dict[str, Any]:
+    return {
+        "id": f"{video.id}#{k}",
+        "start": segment.start,
+        "end": segment.end,
+        "start_s": segment.start_s,
+        "end_s": segment.end_s,
+        "frames": segment.sampled(video.fps),
+        "sentences": list(segment.sentences),
+        "tokens": segment.tokens,
+        "mentions": [
+            {
+                "actor": video.events[mention.event].actor,
+                "event": mention.event,
+                "words": list(mention.words),
+                "verb": list(mention.verb),
+                "sample": mention.sample,
+            }
+            for mention in segment.mentions
+        ],
     }
 
 

@@ -4,6 +4,8 @@ Two to four coloured shapes share a dark stage. One after another they act for a
 while others act, they rest. Every event is asked for with one sentence. Distractors make the words necessary:
 the same actor does other things, others do the same thing, and in half of the videos an actor does the same
 thing twice, so that only "again", "before ...", "early in the video" decide.
+
+In a captioned world nothing is asked; instead segments of the video are told, see :mod:`.segments`.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from . import language, motion
+from . import language, motion, segments
 from .scene import (
     ACTIONS,
     COLOURS,
@@ -54,15 +56,16 @@ def script_video(config: WorldConfig, seed: int, index: int) -> Video:
     Returns:
         The video. Options such as cuts or patches do not change its actors and events.
     """
-    streams = np.random.SeedSequence([seed, index]).spawn(6)
-    cast, plot, body, words, backdrop, hiding = (np.random.default_rng(stream) for stream in streams)
+    streams = np.random.SeedSequence([seed, index]).spawn(8)  # a new one goes last: the others stay what they are
+    cast, plot, body, words, backdrop, hiding, spoiling, marking = map(np.random.default_rng, streams)
     num_frames = round(cast.uniform(*config.duration_s) * config.fps)
     actors = _draw_actors(config, cast)
     homes = _draw_homes(config, actors, cast)
-    windows = _draw_windows(config, num_frames, plot)
+    draw_windows = segments.draw_windows if config.segments else _draw_windows
+    windows = draw_windows(config, num_frames, plot)
     events = _draw_events(config, actors, homes, windows, plot)
     tracks = motion.tracks(config, actors, homes, events, num_frames, body)
-    return Video(
+    video = Video(
         id=video_id(index),
         width=config.width,
         height=config.height,
@@ -71,11 +74,12 @@ def script_video(config: WorldConfig, seed: int, index: int) -> Video:
         duration_s=num_frames / config.fps,
         actors=tuple(actors),
         events=tuple(events),
-        queries=tuple(language.ask(config, actors, events, num_frames, words)),
+        queries=() if config.segments else tuple(language.ask(config, actors, events, num_frames, words)),
         scenes=tuple(_draw_scenes(config, num_frames, backdrop)),
         patches=tuple(_draw_patches(config, actors, tracks, hiding)),
         tracks=tracks,
     )
+    return segments.caption(config, video, spoiling, marking) if config.segments else video
 
 
 def _draw_actors(config: WorldConfig, rng: np.random.Generator) -> list[Actor]:
@@ -145,6 +149,8 @@ def _draw_events(
     repeated = _draw_repeat([k for k, window in enumerate(windows) if not window[2]], config.repeat, rng)
     for k, (start, end, _) in enumerate(windows):
         idle = [i for i in range(len(actors)) if free_from[i] <= start]
+        # nobody hurries about in another segment, whose sentence would be silent on it
+        pause = max((end for _, end, _ in windows[:k] if end <= start), default=0) if config.segments else 0
         for attempt in range(TRIES):
             if attempt == 0 and repeated.get(k) in events:
                 who, action = events[repeated[k]].actor, events[repeated[k]].action
@@ -155,9 +161,9 @@ def _draw_events(
             if who not in idle:
                 continue
             route = motion.find_route(
-                config, actors[who], places[who], action, (free_from[who], start), end - start, rng
+                config, actors[who], places[who], action, (max(free_from[who], pause), start), end - start, rng
             )
-            if route is None:
+            if route is None or (config.segments and _buries(actors, places, who, route.to_xy)):
                 continue
             turn = 1 if rng.random() < 0.5 else -1
             times = (start / config.fps, end / config.fps)
@@ -165,6 +171,17 @@ def _draw_events(
             places[who], free_from[who] = route.to_xy, end
             break
     return sorted(events.values(), key=lambda event: (event.start, event.end))
+
+
+def _buries(
+    actors: Sequence[Actor], places: Sequence[tuple[float, float]], who: int, xy: tuple[float, float]
+) -> bool:
+    """Whether an actor who rests at ``xy`` would hide another one, or be hidden, for the most part."""
+    return any(
+        math.dist(xy, place) < max(actor.radius, actors[who].radius)
+        for i, (actor, place) in enumerate(zip(actors, places, strict=True))
+        if i != who
+    )
 
 
 def _draw_repeat(main: Sequence[int], rate: float, rng: np.random.Generator) -> dict[int, int]:
@@ -182,7 +199,7 @@ def _draw_deed(
 ) -> tuple[int, str]:
     """An actor at rest and an action, either possibly taken over from an earlier event."""
     who = idle[int(rng.integers(len(idle)))] if idle else 0
-    action = ACTIONS[int(rng.integers(len(ACTIONS)))]
+    action = config.actions[int(rng.integers(len(config.actions)))]
     if events and rng.random() < config.reuse_actor:
         who = events[int(rng.integers(len(events)))].actor
     if events and rng.random() < config.reuse_action:

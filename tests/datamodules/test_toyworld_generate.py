@@ -12,12 +12,20 @@ import numpy as np
 import pytest
 
 from groundzoo.datamodules.toyworld import generate as module
-from groundzoo.datamodules.toyworld.formats import CHARADES_COLUMNS, FORMATS, SPLITS
-from groundzoo.datamodules.toyworld.generate import deal, generate, make_config
+from groundzoo.datamodules.toyworld.formats import CAPTION_FORMATS, CHARADES_COLUMNS, FORMATS, SPLITS
+from groundzoo.datamodules.toyworld.generate import deal, generate, make_config, recipe
 from groundzoo.datamodules.toyworld.render import render_frames
-from groundzoo.datamodules.toyworld.world import PRESETS, script_video
+from groundzoo.datamodules.toyworld.world import PRESETS, script_video, truth
 
 SMALL = {"duration_s": (8.0, 9.0), "length_s": (1.0, 2.0), "events": (2, 3)}
+
+
+CAPTIONED = {
+    "preset": "captions",
+    "overrides": {"duration_s": (8.0, 9.0), "length_s": (1.5, 2.0), "events": (2, 3)},
+}
+CLIPS = {"preset": "clips", "overrides": {"duration_s": (2.0, 2.0), "length_s": (2.0, 2.0)}}
+QUERY_FORMATS = [name for name in FORMATS if name not in CAPTION_FORMATS]
 
 
 def small(out: Path, **options) -> Path:
@@ -33,7 +41,7 @@ def digest(root: Path) -> str:
     return whole.hexdigest()
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", QUERY_FORMATS)
 def test_every_format_holds_the_truth(tmp_path, format):
     root = small(tmp_path / "toy", format=format)
     world = json.loads((root / "world.json").read_text())
@@ -124,14 +132,19 @@ def test_files_are_named_and_shaped_like_the_real_ones(tmp_path, shared_data):
                 assert not isinstance(a, dict) or set(a) == set(b)
 
 
-def test_one_and_two_processes_make_the_same_world(tmp_path):
+@pytest.mark.parametrize(
+    "options", [{}, {**CAPTIONED, "format": "activitynet_entities"}, {**CLIPS, "format": "msrvtt"}]
+)
+def test_one_and_two_processes_make_the_same_world(tmp_path, options):
     try:
         importlib.metadata.version("groundzoo")
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("needs groundzoo installed, its processes start afresh")
-    one, two = small(tmp_path / "one", workers=1), small(tmp_path / "two", workers=2)
+    one, two = small(tmp_path / "one", workers=1, **options), small(tmp_path / "two", workers=2, **options)
     assert digest(one) == digest(two)
-    assert digest(one) != digest(small(tmp_path / "other", seed=1))
+    for path in (one / "videos").iterdir():
+        assert path.read_bytes() == (two / "videos" / path.name).read_bytes()
+    assert digest(one) != digest(small(tmp_path / "other", seed=1, **options))
     assert {path.name for path in (two / "videos").iterdir()} == {f"toy{index:05d}.mp4" for index in range(5)}
 
 
@@ -143,6 +156,48 @@ def test_the_world_is_pinned():
     assert (module.VERSION, hashlib.sha256(repr(plot).encode()).hexdigest()[:16]) == (1, "324b78ed9b3f6d90")
     look = [np.mean([frame.mean() for frame in render_frames(video)]) for video in videos[:3]]
     assert look == pytest.approx([42.185, 59.037, 44.826], abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "facts", "total", "look"),
+    [
+        ("default", "02c0476cfee009b4", 692812.2, [0.55039, 0.537, 0.52128]),
+        ("w1", "40822c46e4f144ce", 713941.3, [0.55744, 0.26504, 0.40211]),
+    ],
+)
+def test_worlds_of_queries_stay_what_they_were_before_there_were_captions(name, facts, total, look):
+    """Numbers of the version without segments: words exactly, what comes from sines and cosines closely."""
+    videos = [script_video(PRESETS[name], 0, index) for index in range(3)]
+    known = [json.loads(json.dumps(truth(video))) for video in videos]
+    numbers = 0.0
+    for fact in known:
+        for actor in fact["actors"]:
+            for key, values in actor.items():
+                if isinstance(values, list):
+                    numbers += sum(map(sum, filter(None, values))) if key == "boxes" else sum(values)
+                    actor[key] = len(values)
+        for event in fact["events"]:
+            event["centres_xy"] = len(event["centres_xy"])
+    assert hashlib.sha256(json.dumps(known).encode()).hexdigest()[:16] == facts
+    assert numbers == pytest.approx(total, abs=1)
+    pattern = np.random.default_rng(0).normal(size=(96, 96, 3))
+    seen = [np.mean([(frame * pattern).mean() for frame in render_frames(video)]) for video in videos]
+    assert seen == pytest.approx(look, abs=2e-5)
+
+
+def test_world_files_of_queries_name_the_options_that_they_always_named(tmp_path):
+    """A folder made before the later options existed is the same world still, and is completed."""
+    before = ("width", "height", "fps", "duration_s", "actors", "radius_px", "shared_colour", "events", "length_s",
+              "length_law", "busy", "reuse_actor", "reuse_action", "repeat", "redundant", "drop_size", "occlusion",
+              "cuts", "overlap", "then")  # fmt: skip
+    assert tuple(recipe(PRESETS["default"])) == tuple(recipe(PRESETS["w1"])) == before
+    root = small(tmp_path / "toy", videos=2)
+    world = json.loads((root / "world.json").read_text())
+    assert tuple(world["config"]) == before
+    assert set(world["counts"]["train"]) == {"videos", "queries"}
+    assert not {"segments", "poor"} & set((root / "truth" / "toy00000.json").read_text().split('"'))
+    with pytest.raises(FileExistsError, match=r"config.actions is None there, \['left', 'up'\] was asked for"):
+        small(root, videos=2, overrides={**SMALL, "actions": ["left", "up"]})
 
 
 def test_an_interrupted_world_is_completed_and_not_rendered_again(tmp_path, monkeypatch):
@@ -183,6 +238,18 @@ def test_a_folder_with_other_things_is_refused(tmp_path):
     ("options", "words"),
     [
         ({"format": "coco"}, "unknown format 'coco', known are charades_sta"),
+        (
+            {"format": "msrvtt"},
+            "made of captioned segments, but preset 'default' .* of captions, clips, or a format",
+        ),
+        (
+            {"format": "tacos", "preset": "clips", "overrides": {}},
+            "made of queries, but preset 'clips' .* preset of default, w1, or a format of activitynet_ent",
+        ),
+        (
+            {"format": "msrvtt", "preset": "captions", "overrides": {}},
+            "captions whole videos, .* has 3 to 5 segments",
+        ),
         ({"preset": "w9"}, "unknown preset 'w9', known are default"),
         ({"videos": 1}, "leave none for training"),
         ({"videos": 2, "format": "tacos"}, "leave none for training"),
