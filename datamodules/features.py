@@ -98,7 +98,7 @@ class FeatureStore:
     """Read access to features of many videos: shards, a folder with one file per video, or one HDF5 file.
 
     Shards are what `groundzoo extract` writes, see `groundzoo.datamodules.shards`. Other files hold ``(n, D)``
-    arrays: ``.npy``, ``.pt`` (a tensor), ``.npz`` (the array `units`, else the only
+    arrays, or grids ``(n, h, w, D)`` whose mean over cells is the vector: ``.npy``, ``.pt`` (a tensor), ``.npz`` (the array `units`, else the only
     one; optionally `num_frames` and `duration_s`), or one HDF5 data set per video.
 
     Args:
@@ -189,11 +189,14 @@ class FeatureStore:
             FeatureError: the store has no grids; says how to make them.
         """
         try:
-            return self._tensor(video_id, "grid")
+            grid = self._tensor(video_id, "grid") if video_id in self._entries else self._array(video_id)
         except Exception as error:
             raise FeatureError(
                 f"features {self.path}[{video_id}]: no grid can be read ({error}); extract with --grid true"
             ) from error
+        if grid.ndim != 4:
+            raise FeatureError(f"features {self.path}[{video_id}]: shape {grid.shape}, not a grid (n, h, w, C)")
+        return grid
 
     def _tensor(self, video_id: str, name: str) -> npt.NDArray[np.floating]:
         path = self._entries[video_id].path
@@ -213,23 +216,36 @@ class FeatureStore:
         raise FeatureError(f"features {self.path}: none can be read. {broken}")
 
     def _read(self, video_id: str) -> StoredVideo:
+        if video_id in self._entries:
+            entry = self._entries[video_id]
+            return StoredVideo(self._tensor(video_id, "frames"), entry.num_frames, entry.duration_s)
+        units = self._array(video_id)
+        units = units.mean((1, 2)) if units.ndim == 4 else units
+        path = self._files.get(video_id)
+        if path is None or path.suffix != ".npz":
+            return StoredVideo(units)
+        with np.load(path, allow_pickle=False) as file:
+            frames, duration = (file[k].item() if k in file else None for k in ("num_frames", "duration_s"))
+            return StoredVideo(units, frames, duration)
+
+    def _array(self, video_id: str) -> npt.NDArray[np.floating]:
+        """What a file other than a shard holds of a video."""
+        array: npt.NDArray[np.floating]
         if self._hdf5:
             import h5py
 
             with h5py.File(self.path, "r") as file:  # opened per read: handles must not cross processes
-                return StoredVideo(file[video_id][()])
-        if video_id in self._entries:
-            entry = self._entries[video_id]
-            return StoredVideo(self._tensor(video_id, "frames"), entry.num_frames, entry.duration_s)
+                array = file[video_id][()]
+                return array
         path = self._files[video_id]
         if path.suffix == ".npy":
-            return StoredVideo(np.load(path, allow_pickle=False))
+            array = np.load(path, allow_pickle=False)
+            return array
         if path.suffix == ".pt":
-            return StoredVideo(torch.load(path, map_location="cpu", weights_only=True).float().numpy())
+            return torch.load(path, map_location="cpu", weights_only=True).float().numpy()  # type: ignore[no-any-return]
         with np.load(path, allow_pickle=False) as file:
-            units = file["units"] if "units" in file else file[next(iter(file))]
-            frames, duration = (file[k].item() if k in file else None for k in ("num_frames", "duration_s"))
-            return StoredVideo(units, frames, duration)
+            array = file["units"] if "units" in file else file[next(iter(file))]
+            return array
 
 
 class StackedStore:

@@ -155,6 +155,10 @@ class Task(L.LightningModule, ABC):
     def predictions(self, outputs: Any, batch: Any) -> list[Prediction]:
         """One JSON-ready record per query or video, in the units of annotations (seconds, pixels)."""
 
+    def submissions(self, records: Sequence[Prediction]) -> Mapping[str, Any]:
+        """Predictions of a split in the official formats of benchmarks: file names and JSON-ready contents."""
+        return {}
+
     def prepare(self, batch: Any) -> Any:
         """Turn a batch as loaded into what `step` takes, e.g. frames into features; runs where gradients flow."""
         return batch

@@ -21,6 +21,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import WandbLogger
 from rich.console import Console
 from rich.table import Table
+from torchmetrics import MetricCollection
 
 from .base import Prediction, Task
 
@@ -155,11 +156,18 @@ class RunFolder(Callback):
         text = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
         write_atomically(self.folder / "predictions.jsonl", text)
         log.info("%d predictions in %s", len(records), self.folder / "predictions.jsonl")
+        task = trainer.lightning_module
+        for name, content in task.submissions(records).items() if isinstance(task, Task) else ():
+            write_atomically(self.folder / name, json.dumps(content, ensure_ascii=False) + "\n")
         self._draw(trainer, records[:NUM_PICTURES])
 
     def _draw(self, trainer: L.Trainer, records: list[Prediction]) -> None:
         drawable = [r for r in records if "moments" in r]
         if not drawable:
+            columns = [key for key, value in records[0].items() if isinstance(value, str | float)] if records else []
+            for logger in trainer.loggers:
+                if isinstance(logger, WandbLogger) and columns:
+                    logger.log_table("predictions", columns, [[r[key] for key in columns] for r in records])
             return
         from .pictures import save, timeline
 
@@ -180,6 +188,13 @@ class RunFolder(Callback):
 
     # ---- metrics ----------------------------------------------------------------------------------------
 
+    @staticmethod
+    def _absent(trainer: L.Trainer, stage: str) -> dict[str, str]:
+        """Metrics that could not be computed, and why."""
+        metric = trainer.lightning_module.metrics[stage]  # type: ignore[index, operator]
+        parts = metric.values() if isinstance(metric, MetricCollection) else [metric]
+        return {name: reason for part in parts for name, reason in getattr(part, "absent", {}).items()}
+
     def _write_metrics(self, trainer: L.Trainer, stage: str) -> None:
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -193,6 +208,7 @@ class RunFolder(Callback):
             "config_sha256": hashlib.sha256(self.config.encode()).hexdigest(),
             "data": data.provenance() if hasattr(data, "provenance") else type(data).__name__,
             "evaluated": self._evaluated,
+            "absent": self._absent(trainer, stage),
             "precision": str(trainer.precision),
             "devices": trainer.world_size,
             "versions": versions(),

@@ -17,6 +17,7 @@ VIDEO_MODELS = {  # by what the weights' names on the Hub hold
 }
 IMAGE_MODELS = {
     "clip": ("clip_vision_model", "CLIPVisionModelWithProjection"),
+    "text4vis": ("clip_vision_model", "CLIPVisionModelWithProjection"),
     "siglip2": ("siglip_vision_model", "SiglipVisionModel"),
     "dinov2": ("dinov2", "Dinov2Model"),
     "swin": ("swin", "SwinModel"),

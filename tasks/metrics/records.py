@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -55,8 +55,8 @@ class RecordMetric(Metric):
         result: list[Any] = [None]
         if not group or dist.get_rank() == 0:
             try:
-                lines = bytes(dim_zero_cat(self.lines).cpu().tolist()).decode().splitlines() if self.lines else []
-                known: Mapping[int, Record] = dict(map(json.loads, lines))
+                text = dim_zero_cat(self.lines).cpu().numpy().tobytes().decode() if self.lines else ""
+                known: dict[int, Record] = dict(map(json.loads, text.splitlines()))
                 result = [(self.evaluate([known[i] for i in sorted(known)]), self.absent)]
             except Exception as error:  # the others wait for an answer
                 if not group:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -86,7 +87,9 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def world(name: str) -> Path:
         if name not in made:
-            made[name] = generate(folder / name, videos=12, test_fraction=0.25, workers=1, format=name)
+            preset = {"activitynet_entities": "captions", "msrvtt": "clips"}.get(name, "default")
+            options: dict[str, Any] = {"videos": 12, "test_fraction": 0.25, "workers": 1, "preset": preset}
+            made[name] = generate(folder / name, format=name, **options)
         return made[name]
 
     return world
@@ -111,14 +114,7 @@ def features(worlds: Callable[[str], Path]) -> Callable[[str, int, int], Path]:
     return store
 
 
-SMALL = {
-    "model.network.video_dim": 8,
-    "model.network.channels": "[8, 8, 8]",
-    "model.network.pyramid_dim": 8,
-    "model.network.location_dim": 4,
-    "model.network.attention_dim": 8,
-    "model.text_encoder.init_args.embedding_dim": 8,
-    "model.text_encoder.init_args.hidden_dim": 8,
+COMMON = {
     "data.batch_size": 8,
     "data.eval_batch_size": 8,
     "data.num_workers": 0,
@@ -126,12 +122,55 @@ SMALL = {
     "trainer.devices": 1,
     "trainer.enable_model_summary": "false",
 }
+SMALL = {
+    "drn": {
+        "model.network.video_dim": 8,
+        "model.network.channels": "[8, 8, 8]",
+        "model.network.pyramid_dim": 8,
+        "model.network.location_dim": 4,
+        "model.network.attention_dim": 8,
+        "model.text_encoder.init_args.embedding_dim": 8,
+        "model.text_encoder.init_args.hidden_dim": 8,
+    },
+    "cvg": {
+        "model.network.dim": 8,
+        "model.network.word_dim": 6,
+        "model.network.attention_dim": 4,
+        "model.min_count": 1,
+    },
+}
 
 
 @pytest.fixture(scope="session")
-def small() -> list[str]:
-    """Options that make any run tiny."""
-    return [f"--{name}={value}" for name, value in SMALL.items()]
+def small_of() -> Callable[[str], list[str]]:
+    """Options that make any run of a paper tiny."""
+    return lambda paper: [f"--{name}={value}" for name, value in (SMALL[paper] | COMMON).items()]
+
+
+@pytest.fixture(scope="session")
+def small(small_of: Callable[[str], list[str]]) -> list[str]:
+    """Options that make any run of DRN tiny."""
+    return small_of("drn")
+
+
+@pytest.fixture(scope="session")
+def labels(worlds: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Path]:
+    """Makes labels of the words of a world's captions, once for each number of frames."""
+    made: dict[tuple[str, int], Path] = {}
+
+    def store(name: str, frames: int) -> Path:
+        if (name, frames) not in made:
+            root, out = worlds(name), tmp_path_factory.mktemp("labels")
+            kind = "cvg_msrvtt" if name == "msrvtt" else "cvg_toyworld"
+            words = ["-c", f"tasks/{kind}.yaml", "-c", "annotate/propagate_template.yaml", "--out", out / "store"]
+            words += ["--detector", "ColourDetector"] if name == "msrvtt" else []
+            words += ["--data.root", root, "--frames", frames, "--num_workers", 0, "--splits", "[train, val, test]"]
+            done = run("annotate", "propagate", *words)
+            assert done.code == 0, done.err
+            made[name, frames] = out / "store"
+        return made[name, frames]
+
+    return store
 
 
 STAGES = (

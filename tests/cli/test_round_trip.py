@@ -17,7 +17,7 @@ model:
     video_encoder:
       class_path: R2Plus1D
       init_args: {weights: random, layers: [1, 1, 1, 1], width: 4, size: 32}
-    clips: {num_clips: 32, reduce: mean}
+    clips: {num_clips: 32}
 data:
   init_args:
     features: null

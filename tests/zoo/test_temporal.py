@@ -142,6 +142,15 @@ def test_pooling_against_a_loop(seed: int, reduce: str) -> None:
         np.testing.assert_allclose(ours, naive_pool(units, frames, clips, spec, reduce), rtol=1e-5, atol=1e-6)
 
 
+def test_pooling_chosen_by_the_features() -> None:
+    spec = FrameSpec(None, 4, 2, None)
+    units = np.abs(np.random.default_rng(0).normal(size=(60, 3))).astype(np.float32)
+    for given, expected in ((units, "max"), (units - 0.01, "mean")):
+        np.testing.assert_array_equal(
+            ClipPooling(5).pool(given, 120, spec), ClipPooling(5, expected).pool(given, 120, spec)
+        )
+
+
 @pytest.mark.parametrize("frames", [1, 2, 31, 33, 800, 12345])
 def test_bounds_cover_the_video_in_order(frames: int) -> None:
     bounds = ClipPooling(32).bounds(frames)

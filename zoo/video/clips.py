@@ -23,11 +23,12 @@ class ClipPooling:
 
     Attributes:
         num_clips: clips per video, T.
-        reduce: how units of one clip become one vector. DRN takes the maximum, which suits ReLU features.
+        reduce: how units of one clip become one vector. DRN takes the maximum, which suits features behind a ReLU:
+            `auto` takes it where no number of the video is negative, and the mean elsewhere.
     """
 
     num_clips: int = 32
-    reduce: Literal["max", "mean"] = "max"
+    reduce: Literal["auto", "max", "mean"] = "auto"
 
     def __post_init__(self) -> None:
         if self.num_clips < 1:
@@ -62,7 +63,7 @@ class ClipPooling:
         first = start // spec.stride
         last = np.where(end - start <= spec.window, first, np.maximum(first, -(-end // spec.stride) - 1))
         first, last = (np.minimum(i, len(units) - 1) for i in (first, last))
-        if self.reduce == "max":
+        if self.reduce == "max" or (self.reduce == "auto" and units.min() >= 0):
             segments = np.stack([first, last + 1], axis=1).ravel()
             padded = np.concatenate([units, units[-1:]])  # reduceat needs every index inside the array
             pooled: Array = np.maximum.reduceat(padded, segments, axis=0)[::2]

@@ -16,13 +16,20 @@ class Precomputed(VideoEncoder):
         stride: video frames from one vector to the next.
         fps: frame rate that window and stride count in; None is the video file's own.
         name: what made them, for logs and error messages.
+        grid: (h, w, C) where grids are stored, which makes C the width.
     """
 
     def __init__(
-        self, dim: int, window: int = 16, stride: int = 8, fps: float | None = None, name: str = "features"
+        self,
+        dim: int,
+        window: int = 16,
+        stride: int = 8,
+        fps: float | None = None,
+        name: str = "features",
+        grid: tuple[int, int, int] | None = None,
     ) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim, self.grid = dim, grid
         self.spec = FrameSpec(fps=fps, window=window, stride=stride, size=None)
         self.name = name
 
