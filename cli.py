@@ -8,13 +8,15 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module, resources
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import NonNegativeFloat, PositiveInt
 
 from . import __version__
 
@@ -28,11 +30,15 @@ TRAINING_VERBS = {
     "predict": "Write predictions.",
 }
 EXTRACT = "Turn videos into a feature store: any encoders, any number of devices, resumable."
+PROPAGATE = "Turn sparse boxes into boxes with scores in every frame: tracked, on any devices, resumable."
 ROOMS = {
-    "tasks": (("tasks",), {"Task", "MomentTask"}),
+    "tasks": (("tasks",), {"Task", "MomentTask", "CaptionTask"}),
     "video encoders": (("zoo/video", "zoo/audio"), {"VideoEncoder"}),
     "text encoders": (("zoo/text",), {"TextEncoder"}),
-    "data modules": (("datamodules",), {"LightningDataModule", "GroundingDataModule"}),
+    "data modules": (
+        ("datamodules",),
+        {"LightningDataModule", "GroundingDataModule", "CaptionDataModule"},
+    ),
 }
 
 
@@ -51,9 +57,11 @@ def main(argv: list[str] | None = None) -> None:
             _train(argv)
         elif words[0] == "extract":
             _extract(words[1:])
+        elif words[:2] == ["annotate", "propagate"]:
+            _propagate(words[2:])
         else:
             config = _parser().parse_args(words)
-            verbs = {"list": _list, "toyworld": _toyworld, "ground": _ground}
+            verbs = {"list": _list, "toyworld": _toyworld, "ground": _ground, "caption": _caption}
             verbs[config.subcommand](config[config.subcommand])
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         if os.environ.get("GROUNDZOO_DEBUG"):
@@ -92,6 +100,11 @@ def _parser() -> ArgumentParser:
 
     verbs.add_subcommand("extract", ArgumentParser(description=EXTRACT), help=EXTRACT)
 
+    ways = ArgumentParser(description="Make annotations that training needs, once and ahead of it.")
+    verbs.add_subcommand("annotate", ways, help="Make annotations that training needs, once and ahead of it.")
+    kinds = ways.add_subcommands(required=True, dest="way", metavar="WAY")
+    kinds.add_subcommand("propagate", ArgumentParser(description=PROPAGATE), help=PROPAGATE)
+
     listing = ArgumentParser(description="List tasks, encoders, data modules and packaged configurations.")
     listing.add_argument("what", nargs="?", default="all", type=str, help="a part of a section's name, e.g. tasks")
     verbs.add_subcommand("list", listing, help="List tasks, encoders, data modules and packaged configurations.")
@@ -100,7 +113,7 @@ def _parser() -> ArgumentParser:
     toyworld.add_argument("out", type=str, help="folder to make")
     toyworld.add_argument("--videos", type=int, default=1300, help="how many")
     toyworld.add_argument("--seed", type=int, default=0, help="another seed, another world")
-    toyworld.add_argument("--preset", type=str, default="default", help="default or w1")
+    toyworld.add_argument("--preset", type=str, default="default", help="default, w1, captions or clips")
     toyworld.add_argument("--format", type=str, default="charades_sta", help="whose annotation format is written")
     toyworld.add_argument("--test_fraction", type=float, default=0.15, help="share of videos held out")
     toyworld.add_argument("--workers", type=int | None, default=None, help="processes; all cores unless given")
@@ -115,6 +128,17 @@ def _parser() -> ArgumentParser:
     ground.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:1 ...")
     ground.add_argument("--mark", type=bool, default=True, help="also write an mp4 with the moments marked")
     verbs.add_subcommand("ground", ground, help="Find the moments of videos that sentences describe.")
+
+    caption = ArgumentParser(description="Describe videos in a sentence whose words point at what they mean.")
+    caption.add_argument("videos", nargs="+", type=str, help="video files")
+    caption.add_argument("--ckpt", type=str, required=True, help="checkpoint of a run; it knows all else")
+    caption.add_argument("--beam_size", type=PositiveInt, default=5, help="sentences kept while searching")
+    caption.add_argument("--start", type=NonNegativeFloat | None, default=None, help="describe from here, s")
+    caption.add_argument("--end", type=NonNegativeFloat | None, default=None, help="describe until here, s")
+    caption.add_argument("--out", type=str, default="captioned", help="folder for JSON, pictures, marked videos")
+    caption.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:1 ...")
+    caption.add_argument("--mark", type=bool, default=True, help="also write an mp4 with boxes and words lit")
+    verbs.add_subcommand("caption", caption, help="Describe videos in a sentence that points at what it means.")
     return parser
 
 
@@ -215,7 +239,8 @@ def _toyworld(config: Namespace) -> None:
 def _extract(words: list[str]) -> None:
     _log_plainly()
     import_everything()
-    from .tasks.launch import DEVICE_OPTIONS, NO_NEWS, EncoderConfig, HelpfulParser
+    from .tasks.launch import EncoderConfig, HelpfulParser
+    from .tasks.predicting import add_devices, predictor
     from .zoo.video.base import VideoEncoder
     from .zoo.video.combined import Combined
 
@@ -234,18 +259,13 @@ def _extract(words: list[str]) -> None:
     parser.add_argument("--batch_size", type=int, default=16, help="passes of the network per batch")
     parser.add_argument("--num_workers", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="decoders")
     parser.add_argument("--retry", type=bool, default=False, help="try videos in quarantine again")
-    trainer: dict[str, Any] = {"accelerator": "auto", "devices": "auto", "strategy": "auto"}
-    trainer |= {"num_nodes": 1, "precision": "32-true"}
-    for name in DEVICE_OPTIONS:
-        parser.add_argument(f"--trainer.{name}", type=Any, default=trainer[name], help="see Lightning's Trainer")
+    add_devices(parser)
     config = parser.parse_args(words)
     if config.check is not None:
         return _check(Path(config.check), config.videos)
     for name in ("video_encoder", "videos", "out"):
         if config[name] is None:
             raise ValueError(f"give --{name if name != 'video_encoder' else 'config with a video encoder'}")
-    from lightning import Trainer
-
     from .datamodules.extraction import Extraction
     from .datamodules.video_files import find_videos
 
@@ -259,16 +279,30 @@ def _extract(words: list[str]) -> None:
     options = {k: config[k] for k in ("batch_size", "num_workers", "dtype", "retry")}
     options |= {"grids": config.grid, "precision": str(config.trainer.precision)}
     extraction = Extraction(parts, stores, videos, **options)
-    quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary"), False)
-    quiet |= {"enable_progress_bar": False, "use_distributed_sampler": False}  # it has its own of both
-    warnings.formatwarning = lambda message, *_: f"{message}\n"  # what users see is the sentence alone
-    for message in (*NO_NEWS, "predict returned None"):
-        warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # of the hardware that is not used
-    engine = Trainer(**vars(config.trainer), **quiet)
+    engine = predictor(config.trainer)
     engine.predict(extraction, return_predictions=False)
     if engine.is_global_zero:
         _report(stores, len(videos))
+
+
+def _propagate(words: list[str]) -> None:
+    _log_plainly()
+    import_everything()
+    from .datamodules.annotate import propagate
+    from .tasks.label_config import LabelConfig
+    from .tasks.launch import HelpfulParser
+    from .tasks.predicting import add_devices, predictor
+
+    parser = HelpfulParser(prog="groundzoo annotate propagate", description=PROPAGATE, allow_abbrev=False)
+    parser.add_argument("-c", "--config", action=LabelConfig, help="YAML file, here or in the package.")
+    parser.add_function_arguments(propagate, skip={"engine", "recipe"})
+    add_devices(parser)
+    config = parser.parse_args(words)
+    given = json.loads(parser.dump(config, skip_none=False, format="json"))
+    made = {k: v for k, v in vars(parser.instantiate_classes(config)).items() if k not in ("config", "trainer")}
+    recipe = {name: given[name] for name in ("tracker", "detector", "linker")}
+    recipe["precision"] = str(config.trainer.precision)
+    propagate(predictor(config.trainer), recipe, **made)
 
 
 def _report(stores: list[Path], wanted: int) -> None:
@@ -313,11 +347,12 @@ def load_task(checkpoint: str | Path, device: str = "cpu") -> Task:
     """See `groundzoo.load`."""
     import_everything()
     from .datamodules.collecting import encode_video
+    from .datamodules.samples import read_samples
     from .datamodules.windows import read_windows
     from .tasks.launch import rebuild
 
     task = rebuild(Path(checkpoint), device)
-    task.video_reader, task.window_reader = encode_video, read_windows
+    task.video_reader, task.window_reader, task.sample_reader = encode_video, read_windows, read_samples
     return task
 
 
@@ -339,20 +374,33 @@ def split_inputs(inputs: list[str]) -> tuple[list[Path], list[str]]:
 
 
 def _ground(config: Namespace) -> None:
-    warnings.formatwarning = lambda message, *_: f"{message}\n"  # what users see is the sentence alone
     videos, queries = split_inputs(config.inputs)
+    _ask("ground", "does not answer sentences with moments", videos, config, partial(_ground_one, queries=queries))
+
+
+def _caption(config: Namespace) -> None:
+    if config.end is not None and config.end <= (config.start or 0):
+        raise ValueError(f"--end must be later than --start, got {config.start or 0:g} to {config.end:g} s")
+    videos = [Path(video) for video in config.videos]
+    _ask("caption", "does not describe videos with sentences", videos, config, _caption_one)
+
+
+def _ask(verb: str, lacks: str, videos: list[Path], config: Namespace, one: Callable[..., None]) -> None:
+    """Let the task of a checkpoint answer on each video; `lacks` says what a task without the verb does not do."""
+    warnings.formatwarning = lambda message, *_: f"{message}\n"  # what users see is the sentence alone
     task: Any = load_task(config.ckpt, config.device)
-    if not hasattr(task, "ground"):
-        raise ValueError(f"{type(task).__name__} ({config.ckpt}) does not answer sentences with moments")
+    if not hasattr(task, verb):
+        raise ValueError(f"{type(task).__name__} ({config.ckpt}) {lacks}")
     failed = 0
     for video, target in zip(videos, _targets(videos, Path(config.out)), strict=True):
         try:
-            _ground_one(task, video, queries, target, config)
+            one(task, video, target, config)
+            print(f"{target}.{{json,png{',mp4' * config.mark}}}")
         except (RuntimeError, OSError) as error:  # one bad video does not end the others
             failed += 1
-            print(f"{video}: not grounded. {error}", file=sys.stderr)
+            print(f"{video}: not {verb}ed. {error}", file=sys.stderr)
     if failed:
-        sys.exit(f"groundzoo ground: {failed} of {len(videos)} videos could not be grounded (see above)")
+        sys.exit(f"groundzoo {verb}: {failed} of {len(videos)} videos could not be {verb}ed (see above)")
 
 
 def _targets(videos: list[Path], out: Path) -> list[Path]:
@@ -365,14 +413,13 @@ def _targets(videos: list[Path], out: Path) -> list[Path]:
     return targets
 
 
-def _ground_one(task: Any, video: Path, queries: list[str], target: Path, config: Namespace) -> None:
+def _ground_one(task: Any, video: Path, target: Path, config: Namespace, queries: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
     from .datamodules.marking import mark_moments, thumbnails
     from .datamodules.video import probe
     from .tasks.pictures import save, timeline
-    from .tasks.run_folder import write_atomically
 
     answers = task.ground(video, queries, top_k=config.top_k)
     info = probe(video)
@@ -389,16 +436,51 @@ def _ground_one(task: Any, video: Path, queries: list[str], target: Path, config
         for q, moments in zip(queries, answers, strict=True)
     ]
     record = {"video": str(video), "duration_s": info.duration_s, "checkpoint": config.ckpt, "answers": found}
-    write_atomically(
-        target.with_name(target.name + ".json"), json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-    )
+    _write_json(target, record)
     rows = [(q, [tuple(m) for m in moments], None) for q, moments in zip(queries, answers, strict=True)]
     save(timeline(info.duration_s, rows, thumbnails(video, 10)), target.with_name(target.name + ".png"))
-    written: list[Literal["json", "png", "mp4"]] = ["json", "png"]
     if config.mark:
         best = [
             (m[0].start_s, m[0].end_s, f"{m[0].score:.2f} {q}") for q, m in zip(queries, answers, strict=True) if m
         ]
         mark_moments(video, target.with_name(target.name + ".mp4"), best)
-        written.append("mp4")
-    print(f"{target}.{{{','.join(written)}}}")
+
+
+def _write_json(target: Path, record: dict[str, Any]) -> None:
+    from .tasks.run_folder import write_atomically
+
+    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(target.with_name(target.name + ".json"), text)
+
+
+def _caption_one(task: Any, video: Path, target: Path, config: Namespace) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from .datamodules.marking import mark_words
+    from .datamodules.video import VideoError, probe, read_frames
+    from .tasks.caption_pictures import CELL, LitWords, save_picture, shown_frames, strip, word_colours
+    from .zoo.text.grammar import tag
+
+    info = probe(video)
+    if config.start is not None and config.start >= info.duration_s:
+        raise VideoError(f"It lasts {info.duration_s:.2f} s; --start {config.start:g} is not before its end.")
+    end_s = None if config.end is None else min(config.end, info.duration_s)
+    answer = task.caption(video, beam_size=config.beam_size, start_s=config.start, end_s=end_s)
+    table = Table("video", "caption", "score")
+    table.add_row(Text(str(video), overflow="fold"), Text(answer.text), f"{answer.score:.3f}")
+    Console().print(table)
+    kinds = tag([word.text for word in answer.words])
+    words = [{**word._asdict(), "kind": kind} for word, kind in zip(answer.words, kinds, strict=True)]
+    record = {"video": str(video), "duration_s": info.duration_s, "checkpoint": config.ckpt}
+    record |= {"caption": answer.text, "score": answer.score, "size": answer.size}
+    _write_json(target, record | {"times_s": answer.times_s, "words": words})
+    colours = word_colours(kinds)
+    times_s = [answer.times_s[number] for number in shown_frames(len(answer.times_s))]
+    frames = read_frames(video, times_s, (CELL, max(1, round(CELL * info.width / info.height))))
+    picture = strip(answer, colours, frames.permute(0, 2, 3, 1).numpy())
+    save_picture(picture, target.with_name(target.name + ".png"))
+    if config.mark:
+        painter = partial(LitWords, answer, colours)
+        mark_words(video, target.with_name(target.name + ".mp4"), painter, config.start or 0.0, end_s)

@@ -281,7 +281,7 @@ class CaptionDataModule(L.LightningDataModule):
         task = self._task()
         if any(encoder.trainable for encoder in task.streams):
             return
-        for encoder, given, store in zip(task.streams, self._given(), self._caches(task), strict=True):
+        for encoder, given, store in zip(task.streams, self._given(task), self._caches(task), strict=True):
             if given is None:
                 build_store(
                     encoder, self._moments(task), store, self.num_workers, grids=True, max_cells=task.max_cells
@@ -297,7 +297,7 @@ class CaptionDataModule(L.LightningDataModule):
                 "trainable to false in model.init_args.video_encoder and motion_encoder"
             )
         if not raw and not self.stores:
-            for encoder, given, made in zip(task.streams, self._given(), self._caches(task), strict=True):
+            for encoder, given, made in zip(task.streams, self._given(task), self._caches(task), strict=True):
                 self.stores.append(FeatureStore(given or made))
                 self.stores[-1].check(encoder)
         needed: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
@@ -343,8 +343,8 @@ class CaptionDataModule(L.LightningDataModule):
         reader: SampleReader = task
         return reader
 
-    def _given(self) -> tuple[Path | None, Path | None]:
-        return self.features, self.motion_features
+    def _given(self, task: SampleReader) -> tuple[Path | None, ...]:
+        return (self.features, self.motion_features)[: len(task.streams)]
 
     def _caches(self, task: SampleReader) -> list[Path]:
         stores = [default_store(self.cache, e, f"-{task.frames}x{task.max_cells}") for e in task.streams]

@@ -1,4 +1,4 @@
-"""Writing video files: plain ones, ones with moments marked, and thumbnails for pictures."""
+"""Writing video files: plain ones, ones with moments marked or redrawn, and thumbnails for pictures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import os
 import textwrap
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -107,12 +107,58 @@ def mark_moments(
         share = min(1.0, max_width / info.width)
         size = (max(2, 2 * round(info.height * share / 2)), max(2, 2 * round(info.width * share / 2)))
         marker = _Marker(size, info, moments, font)
-        marked = (
-            marker.mark(frame.permute(1, 2, 0).numpy(), time_s)
-            for frames, times in reader.chunks(info.fps, chunk=32, size=size)
-            for frame, time_s in zip(frames, times.tolist(), strict=True)
-        )
-        write_video(dst, marked, info.fps)
+        write_video(dst, (marker.mark(picture, time_s) for picture, time_s in _pictures(reader, size)), info.fps)
+
+
+def mark_words(
+    src: PathLike,
+    dst: PathLike,
+    painter: Callable[[Size], Callable[[Picture, float], Picture]],
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    min_side: int = 360,
+    max_side: int = 854,
+    timeout_s: float | None = 120.0,
+) -> None:
+    """Copies a stretch of a video and draws on each of its pictures; memory does not grow with its length.
+
+    The copy is an H.264 mp4 without sound, of the same duration and average frame rate.
+
+    Args:
+        src: the video to copy.
+        dst: the new .mp4 file.
+        painter: is given the pictures' (height, width) and returns what draws: it gets each picture, uint8 RGB
+            (height, width, 3), and its time in the video (s), and returns one of any size, the same for all.
+        start_s: begin of the stretch.
+        end_s: end of the stretch; None is the end of the video.
+        min_side: smaller videos are enlarged to this shorter side (pixels), so that letters are legible.
+        max_side: larger videos are made smaller to this longer side (pixels).
+        timeout_s: as in `FrameReader`.
+
+    Raises:
+        VideoError: the video cannot be read, or has no picture in the stretch.
+    """
+    with FrameReader(src, timeout_s=timeout_s) as reader:
+        info = reader.info
+        sides = (info.height, info.width)
+        scale = min(max_side / max(sides), max(1.0, min_side / min(sides)))
+        size = (max(2, 2 * round(sides[0] * scale / 2)), max(2, 2 * round(sides[1] * scale / 2)))
+        draw = painter(size)
+        pictures = _pictures(reader, size, start_s, math.inf if end_s is None else end_s)
+        write_video(dst, (draw(picture, time_s) for picture, time_s in pictures), info.fps)
+
+
+def _pictures(
+    reader: FrameReader, size: Size, start_s: float = 0.0, end_s: float = math.inf
+) -> Iterator[tuple[Picture, float]]:
+    """The pictures (H, W, 3) shown from `start_s` until `end_s` at the average frame rate, and their times (s)."""
+    first_s = start_s - 1 / reader.info.fps + SAME_TIME_S  # the picture shown at the start may have come before
+    for frames, times in reader.chunks(reader.info.fps, chunk=32, size=size):
+        for frame, time_s in zip(frames, times.tolist(), strict=True):
+            if time_s >= end_s - SAME_TIME_S:
+                return
+            if time_s > first_s:
+                yield frame.permute(1, 2, 0).numpy(), time_s
 
 
 class _Marker:

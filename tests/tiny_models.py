@@ -151,3 +151,80 @@ def numbers(shapes: dict[str, list[int]], seed: int = 0) -> dict[str, Any]:
 
     g = torch.Generator().manual_seed(seed)
     return {k: 0.1 * torch.randn(v, generator=g) for k, v in shapes.items()}
+
+
+# ---- trackers and detectors ------------------------------------------------------------------------------
+
+
+def tracker_config(kind: str) -> dict[str, Any]:
+    """Of SAM 2 or EdgeTAM for frames of 64 x 64; 64 is fixed in their memories' attention, and 128 = 2 * 64."""
+    hiera = {
+        "model_type": "sam2_hiera_det_model",
+        "hidden_size": 8,
+        "image_size": [64, 64],
+        "blocks_per_stage": [1, 1, 2, 1],
+        "embed_dim_per_stage": [8, 16, 24, 32],
+        "num_attention_heads_per_stage": [1, 1, 2, 2],
+        "window_size_per_stage": [4, 4, 4, 4],
+        "window_positional_embedding_background_size": [4, 4],
+        "global_attention_blocks": [3],
+    }
+    vision = {
+        "model_type": "sam2_vision_model",
+        "backbone_config": hiera,
+        "backbone_channel_list": [32, 24, 16, 8],
+        "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+        "fpn_hidden_size": 128,
+    }
+    decoder = {"hidden_size": 128, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 16}
+    common = {
+        "model_type": kind,
+        "image_size": 64,
+        "vision_config": vision,
+        "prompt_encoder_config": {"hidden_size": 128, "image_size": 64, "mask_input_channels": 4},
+        "mask_decoder_config": decoder,
+        "num_maskmem": 3,
+        "max_object_pointers_in_encoder": 4,
+        "memory_attention_hidden_size": 128,
+        "memory_attention_num_layers": 1,
+        "memory_attention_rope_feat_sizes": [4, 4],
+        "memory_encoder_hidden_size": 128,
+        "mask_downsampler_embed_dim": 128,
+        "memory_fuser_embed_dim": 128,
+        "memory_fuser_intermediate_dim": 32,
+        "memory_fuser_num_layers": 1,
+    }
+    if kind == "sam2_video":
+        return {**common, "memory_attention_feed_forward_hidden_size": 32}
+    return {
+        **common,
+        "memory_attention_mlp_hidden_size": 32,
+        "memory_attention_rope_k_sizes": [2, 2],
+        "perceiver_resampler_num_latents": 4,
+        "perceiver_resampler_num_latents_2d": 4,
+        "perceiver_resampler_mlp_intermediate_size": 16,
+        "perceiver_resampler_num_layers": 1,
+    }
+
+
+def detector_config(kind: str) -> dict[str, Any]:
+    """Of Grounding DINO, its MM variant, OWL-ViT or OWLv2."""
+    if kind.startswith("owl"):
+        text = {**TOWER, "vocab_size": 300, "max_position_embeddings": 40, "bos_token_id": 1, "eos_token_id": 2}
+        return {"model_type": kind, "projection_dim": 16, "text_config": text, "vision_config": SQUARE}
+    swin = {**SWIN, "depths": [1, 1, 1], "num_heads": [2, 2, 2], "image_size": 64, "window_size": 3}
+    return {
+        "model_type": kind,
+        "backbone_config": {"model_type": "swin", **swin, "out_indices": [1, 2, 3]},
+        "text_config": {"model_type": "bert", **TOWER, "vocab_size": 1100, "max_position_embeddings": 64},
+        "num_queries": 5,
+        "d_model": 32,
+        "encoder_layers": 1,
+        "encoder_ffn_dim": 16,
+        "encoder_attention_heads": 2,
+        "decoder_layers": 2,
+        "decoder_ffn_dim": 16,
+        "decoder_attention_heads": 2,
+        "num_feature_levels": 3,
+        "max_text_len": 24,
+    }

@@ -70,9 +70,9 @@ class ZeroShotDetector(Detector):
     """Grounding DINO, MM Grounding DINO, OWL-ViT or OWLv2 of Transformers.
 
     Prompts are those that the models were trained with. Grounding DINO reads all phrases as one lower-case
-    text, each followed by a full stop, and gives every box a probability per token: a phrase's score is the mean over
-    its own tokens, which are known by their place, so that equal words of other phrases do not count. OWL reads
-    "a photo of a ...", one text per phrase.
+    text, each followed by a full stop, and gives every box a probability per token: a phrase's score is the mean
+    over its own tokens, which are known by their place, so that equal words of other phrases do not count. OWL
+    reads "a photo of a ...", one text per phrase.
 
     Args:
         weights: a local folder or a name on the Hub; `random` needs `config` and `tokenizer`.
@@ -136,12 +136,13 @@ class ZeroShotDetector(Detector):
         for start in range(0, len(frames), self.batch_size):
             part = slice(start, start + self.batch_size)
             found, certain = look(frames[part].to(device), phrases)  # (B, Q, 4) cxcywh in 0..1, (B, Q, P)
-            best = certain.amax(1), certain.argmax(1)
-            chosen = found.gather(1, best[1][..., None].expand(-1, -1, 4)).float().cpu()  # (B, P, 4)
-            centre, half = chosen[..., :2], chosen[..., 2:] / 2
-            pixels = torch.cat([centre - half, centre + half], dim=-1) * whole
-            boxes[:, part] = pixels.clamp(min=0).minimum(extent).transpose(0, 1)
-            scores[:, part] = best[0].float().cpu().T
+            centre, side = found.float().cpu().split(2, dim=-1)
+            pixels = torch.cat([centre - side / 2, centre + side / 2], dim=-1) * whole
+            pixels = pixels.clamp(min=0).minimum(extent)
+            inside = (pixels[..., 2:] > pixels[..., :2]).all(-1, keepdim=True)  # not all of it in the padding
+            score, best = (certain.float().cpu() * inside).max(1)  # (B, P)
+            chosen = pixels.gather(1, best[..., None].expand(-1, -1, 4)) * (score > 0)[..., None]
+            boxes[:, part], scores[:, part] = chosen.transpose(0, 1), score.T
         return Detections(boxes, scores)
 
     def _grounding(self, frames: Tensor, phrases: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -211,7 +212,6 @@ class ColourDetector(Detector):
     @torch.no_grad()
     def detect(self, frames: Tensor, phrases: Sequence[str]) -> Detections:
         """See `Detector.detect`."""
-        height, width = frames.shape[2:]
         median = frames.float().flatten(2).median(dim=2).values[:, :, None, None]
         boxes, scores = torch.zeros(len(phrases), len(frames), 4), torch.zeros(len(phrases), len(frames))
         for k, phrase in enumerate(phrases):
@@ -233,7 +233,9 @@ class ColourDetector(Detector):
 
 def _largest_region(mask: Tensor) -> Tensor:
     """The largest 8-connected region of each mask, (T, H, W) bool; the largest label spreads within a region."""
-    labels = torch.arange(1, mask[0].numel() + 1, device=mask.device, dtype=torch.float32).view(mask[0].shape) * mask
+    labels = (
+        torch.arange(1, mask[0].numel() + 1, device=mask.device, dtype=torch.float32).view(mask[0].shape) * mask
+    )
     while True:
         spread = F.max_pool2d(labels[:, None], 3, stride=1, padding=1)[:, 0] * mask
         if torch.equal(spread, labels):

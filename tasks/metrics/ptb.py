@@ -2,7 +2,7 @@
 
 Two ways to the same tokens. `ptb_tokens` asks the Stanford tokenizer that pycocoevalcap carries (needs Java)
 and is what papers use. `simple_tokens` is Python alone; of 271,957 captions of ActivityNet Captions and MSR-VTT it
-cuts all but 7 the same.
+cuts all but 5 the same.
 
 Odd but part of every published number: brackets become words (``-lrb-``) and stay, "cannot" is two words, a full
 stop inside a word or after an abbreviation belongs to the word, repeated "!!" stays.

@@ -55,7 +55,7 @@ class RecordMetric(Metric):
         result: list[Any] = [None]
         if not group or dist.get_rank() == 0:
             try:
-                text = dim_zero_cat(self.lines).cpu().numpy().tobytes().decode() if self.lines else ""
+                text = dim_zero_cat(self.lines).cpu().numpy().tobytes().decode() if len(self.lines) else ""
                 known: dict[int, Record] = dict(map(json.loads, text.splitlines()))
                 result = [(self.evaluate([known[i] for i in sorted(known)]), self.absent)]
             except Exception as error:  # the others wait for an answer

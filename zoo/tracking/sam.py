@@ -21,8 +21,8 @@ class Sam2Tracker(Tracker):
     """Video object segmentation of Transformers, from a box in one frame to boxes around masks in all frames.
 
     Each thing has a memory of its own and is followed as if it were alone: which others are asked for, and where
-    their boxes are, changes nothing. They share the features of the frames, the greatest part of the work. Backwards
-    each thing starts anew from its box. Memory does not grow with the length of the video: a frame is
+    their boxes are, changes nothing. They share the features of the frames, the greatest part of the work.
+    Backwards each thing starts anew from its box. Memory does not grow with the length of the video: a frame is
     prepared when its turn comes, and results too old to be looked at again are dropped.
 
     The score of a frame is the network's own probability that the thing is there (sigmoid of its object score);

@@ -17,6 +17,7 @@ FAINT = 24.0  # grey levels: differences below are noise
 AROUND = 0.6  # width of the surroundings, in sides of the box
 LEAST_SHARE = 0.3  # of the thing's colour that a row or column needs to belong to its box
 USUAL_FILL = 0.5  # share of a box that a thing covers, until it has been seen well
+TINY = 1e-6
 SCALES = (0.8, 1.0, 1.25)
 PATCH, RIM = 12, 0.2  # side of the appearance template, and how far it reaches beyond the box, in sides
 LOST = 0.5  # a score below: position, size and template stay as they were
@@ -72,10 +73,9 @@ class TemplateTracker(Tracker):
             return Tracks(torch.zeros(0, num_frames, 4), torch.zeros(0, num_frames))
         device = self.table.device
         scale = min(1.0, self.resolution / max(height, width))
-        pixels = frames.to(device).float()
-        if scale < 1:
-            size = (round(height * scale), round(width * scale))
-            pixels = F.interpolate(pixels, size=size, mode="bilinear", antialias=True)
+        size = (round(height * scale), round(width * scale))
+        parts = (part.to(device).float() for part in frames.split(32))
+        pixels = torch.cat([F.interpolate(p, size, mode="bilinear", antialias=True) for p in parts])
         rate = torch.tensor([pixels.shape[3] / width, pixels.shape[2] / height], device=device).repeat(2)
         starts = starts.to(device)
         colours, strengths = self._describe(pixels)
@@ -107,66 +107,66 @@ class TemplateTracker(Tracker):
     def _begin(self, colours: Tensor, strengths: Tensor, boxes: Tensor, starts: Tensor) -> _State:
         """Learn what each thing looks like in its first frame."""
         height, width = colours.shape[1:]
-        margin = AROUND * (boxes[:, 2:] - boxes[:, :2])
         inside = _mask(boxes, height, width)
-        outside = _mask(torch.cat([boxes[:, :2] - margin, boxes[:, 2:] + margin], 1), height, width) - inside
-        colour, strength = colours[starts], strengths[starts]
-        weight = (strength - FAINT).clamp(min=0) / 255
-        near = (self.directions @ self.directions.T - 1).mul(80).exp()  # neighbouring directions share
-        own = _histogram(colour, weight * inside) @ near
-        other = _histogram(colour, weight * outside) @ near
-        usual = _histogram(colours, (strengths - FAINT).clamp(min=0) / 255)  # (T, DIRECTIONS), whole frames
-        usual = usual @ near
-        elsewhere = usual[starts] - own
-        lasting = ((usual.quantile(0.6, dim=0) - elsewhere) / own.clamp(min=1e-6)).clamp(0, 1)
+        outside = _mask(_widened(boxes, AROUND), height, width) - inside
         area = inside.sum((1, 2)).clamp(min=1)
-        own_share = own / area[:, None]
-        other_share = other / outside.sum((1, 2)).clamp(min=1)[:, None]
-        support = own * lasting
-        support = support / support.amax(1, keepdim=True).clamp(min=1e-6)
-        posterior = own_share / (own_share + 2 * other_share + 1e-3)
-        posterior = posterior * (support * 2).clamp(max=1)
-        posterior = posterior / posterior.amax(1, keepdim=True).clamp(min=1e-6)
-        likely = posterior.gather(1, colour.flatten(1)).view_as(weight) * inside * weight
-        length = _weighted_quantile(strength.flatten(1), likely.flatten(1), 0.85).clamp(min=2 * FAINT)
+        colour, strength = colours[starts], strengths[starts]
+        weights = (strengths - FAINT).clamp(min=0) / 255  # not 0 or 1: blur then leaves their sum as it is
+        near = (80 * (self.directions @ self.directions.T - 1)).exp()  # neighbouring directions share
+        own = _histogram(colour, weights[starts] * inside) @ near
+        around = _histogram(colour, weights[starts] * outside) @ near
+        whole = _histogram(colours, weights) @ near
+        # what a patch in front of the thing adds to this frame is in no other
+        lasting = (whole.quantile(0.6, dim=0) - (whole[starts] - own)) / own.clamp(min=TINY)
+        support = own * lasting.clamp(0, 1)
+        support = support / support.amax(1, keepdim=True).clamp(min=TINY)
+        density = own / area[:, None]
+        background = around / outside.sum((1, 2)).clamp(min=1)[:, None]
+        posterior = density / (density + 2 * background + 1e-3) * (2 * support).clamp(max=1)
+        posterior = posterior / posterior.amax(1, keepdim=True).clamp(min=TINY)
+        likely = posterior.gather(1, colour.flatten(1)) * (weights[starts] * inside).flatten(1)
+        length = _weighted_quantile(strength.flatten(1), likely, 0.85).clamp(min=2 * FAINT)
         share = _share(colour, strength, posterior, length)
-        quality = ((share * inside).sum((1, 2)) / area / USUAL_FILL).clamp(max=1)
-        template = _patches(share, boxes)[:, None].repeat(1, 2, 1, 1)
-        state = _State(boxes, posterior, length, USUAL_FILL * area, template, quality, _elsewhere(share, boxes), torch.zeros_like(area))
+        state = _State(
+            boxes=boxes,
+            posterior=posterior,
+            strength=length,
+            mass=USUAL_FILL * area,
+            templates=_patches(share, boxes)[:, None].repeat(1, 2, 1, 1),
+            quality=(2 * (share * inside).sum((1, 2)) / area / USUAL_FILL - 1).clamp(0, 1),
+            others=_elsewhere(share, boxes),
+            lost=torch.zeros_like(area),
+        )
         return _State(*(torch.cat([value, value]) for value in vars(state).values()))
 
     def _step(self, colour: Tensor, strength: Tensor, state: _State, active: Tensor) -> tuple[Tensor, Tensor]:
         """Find the active tracks' things in one frame each, and learn from it."""
-        height, width = colour.shape[1:]
-        last, lost = state.boxes[active], state.lost[active]
+        last = state.boxes[active]
         share = _share(colour, strength, state.posterior[active], state.strength[active])
         own = share * (1 - state.others[active])
-        table = F.pad((own - LEAST_SHARE).cumsum(1).cumsum(2), (1, 0, 1, 0))
-        box = _search(table, last, lost)
-        box = _extend(own, _refine(table, box))
-        seen = (own * _mask(box, height, width)).sum((1, 2))
+        sums = F.pad((own - LEAST_SHARE).cumsum(1).cumsum(2), (1, 0, 1, 0))
+        box = _extend(own, _refine(sums, _search(sums, last, state.lost[active])))
+        held = own * _mask(box, *own.shape[1:])
+        mass = held.sum((1, 2))
+        presence = (mass / state.mass[active]).clamp(max=1)
+        area, before = _area(box).clamp(min=1), _area(last).clamp(min=1)
+        fill = mass / area / (state.mass[active] / before)
+        fit = (2 * before / area).clamp(max=1) * (1.25 * fill).clamp(max=1)
         patch = _patches(own, box)
-        likeness = _correlation(patch[:, None], state.templates[active]).amax(1)
-        presence = (seen / state.mass[active]).clamp(max=1)
-        area = _area(box).clamp(min=1)
-        before = _area(last).clamp(min=1)
-        density = state.mass[active] / before
-        fit = (2 * before / area).clamp(max=1) * (1.25 * seen / area / density).clamp(max=1)
-        score = (presence * fit * (1 - 0.6 * state.quality[active] * (1 - likeness.clamp(0, 1)))).clamp(0, 1)
-        certain, sure = score > LOST, score > SURE
-        box = torch.where(certain[:, None], box, last)
-        state.boxes[active] = box
-        state.lost[active] = torch.where(certain, 0, lost + 1)
-        state.mass[active] = torch.where(certain, 0.5 * (state.mass[active] + seen), state.mass[active])
-        others = torch.where(certain[:, None, None], _elsewhere(share, box), state.others[active])
-        state.others[active] = others
-        renewed = torch.where(sure[:, None, None], patch, state.templates[active][:, 1])
-        state.templates[active, 1] = renewed
-        weight = own * _mask(box, height, width)
-        length = (weight * strength).sum((1, 2)) / weight.sum((1, 2)).clamp(min=1e-6)
-        state.strength[active] = torch.where(sure, torch.maximum(length, state.strength[active]), state.strength[active])
-        state.quality[active] = torch.where(sure, 1.0, state.quality[active])
-        return box, score
+        likeness = _correlation(patch[:, None], state.templates[active]).amax(1).clamp(min=0)
+        score = presence * fit * (1 - 0.6 * state.quality[active] * (1 - likeness))
+
+        seen, sure = active[score > LOST], active[score > SURE]
+        state.lost[active] += 1
+        state.lost[seen] = 0
+        state.boxes[seen] = box[score > LOST]
+        state.mass[seen] = 0.5 * (state.mass[seen] + mass[score > LOST])
+        state.others[seen] = _elsewhere(share, box)[score > LOST]
+        state.templates[sure, 1] = patch[score > SURE]
+        state.quality[sure] = 1
+        length = (held * strength).sum((1, 2)) / mass.clamp(min=TINY)  # larger than in a blurred first frame
+        state.strength[sure] = torch.maximum(state.strength[sure], length[score > SURE])
+        return state.boxes[active], score
 
 
 def _sphere(count: int) -> Tensor:
@@ -216,9 +216,13 @@ def _share(colour: Tensor, strength: Tensor, posterior: Tensor, length: Tensor) 
 
 def _elsewhere(share: Tensor, boxes: Tensor) -> Tensor:
     """The thing's colour away from the thing: another one's, whose place a search must not take for it."""
-    margin = 0.25 * (boxes[:, 2:] - boxes[:, :2])
-    near = torch.cat([boxes[:, :2] - margin, boxes[:, 2:] + margin], 1)
-    return share * (1 - _mask(near, *share.shape[1:]))
+    return share * (1 - _mask(_widened(boxes, 0.25), *share.shape[1:]))
+
+
+def _widened(boxes: Tensor, by: float) -> Tensor:
+    """Boxes with a margin on all sides, in shares of their own sides."""
+    margin = by * (boxes[:, 2:] - boxes[:, :2])
+    return torch.cat([boxes[:, :2] - margin, boxes[:, 2:] + margin], dim=1)
 
 
 def _area(boxes: Tensor) -> Tensor:
@@ -232,8 +236,8 @@ def _sums(table: Tensor, boxes: Tensor) -> Tensor:
     x0, x1 = x0.clamp(0, columns - 1), x1.clamp(0, columns - 1)
     y0, y1 = y0.clamp(0, rows - 1), y1.clamp(0, rows - 1)
     flat = table.flatten(1)
-    corner = lambda y, x: flat.gather(1, y * columns + x)  # noqa: E731
-    return corner(y1, x1) - corner(y0, x1) - corner(y1, x0) + corner(y0, x0)
+    upper = flat.gather(1, y0 * columns + x1) - flat.gather(1, y0 * columns + x0)
+    return flat.gather(1, y1 * columns + x1) - flat.gather(1, y1 * columns + x0) - upper
 
 
 def _search(table: Tensor, last: Tensor, lost: Tensor) -> Tensor:
@@ -271,26 +275,26 @@ def _refine(table: Tensor, box: Tensor) -> Tensor:
 def _extend(share: Tensor, box: Tensor) -> Tensor:
     """Move the edges outwards, over thin ends (a triangle's corner), until a row or column without the colour."""
     height, width = share.shape[1:]
-    side = (box[:, 2:] - box[:, :2]).clamp(min=1)
-    grown = torch.cat([box[:, :2] - 0.4 * side, box[:, 2:] + 0.4 * side], 1).round()
-    x = torch.arange(width, device=box.device) + 0.5
-    y = torch.arange(height, device=box.device) + 0.5
-    within_x = (x >= box[:, None, 0]) & (x < box[:, None, 2])
-    within_y = (y >= box[:, None, 1]) & (y < box[:, None, 3])
-    rows = (share * within_x[:, None, :]).amax(2) > 0.3
-    columns = (share * within_y[:, :, None]).amax(1) > 0.3
-    out = []
-    for filled, low, high, least, most in (
-        (columns, box[:, 0], box[:, 2], grown[:, 0], grown[:, 2]),
-        (rows, box[:, 1], box[:, 3], grown[:, 1], grown[:, 3]),
-    ):
+    farthest = _widened(box, 0.4).round()
+    rows = (share * _mask(_strip(box, 1, height), height, width)).amax(2) > 0.3
+    columns = (share * _mask(_strip(box, 0, width), height, width)).amax(1) > 0.3
+    edges = []
+    for axis, filled in ((0, columns), (1, rows)):
         place = torch.arange(filled.shape[1], device=box.device)
-        empty_before = (~filled & (place < low[:, None])) | (place < least[:, None])
-        empty_after = (~filled & (place >= high[:, None])) | (place >= most[:, None])
-        first = torch.where(empty_before, place + 1, 0).amax(1)
-        last = torch.where(empty_after, place, filled.shape[1]).amin(1)
-        out.append((torch.minimum(first.float(), low), torch.maximum(last.float(), high)))
-    return torch.stack([out[0][0], out[1][0], out[0][1], out[1][1]], 1)
+        low, high = box[:, axis], box[:, axis + 2]
+        gap_before = ~filled & (place < low[:, None]) | (place < farthest[:, axis, None])
+        gap_after = ~filled & (place >= high[:, None]) | (place >= farthest[:, axis + 2, None])
+        first = torch.where(gap_before, place + 1, 0).amax(1)
+        end = torch.where(gap_after, place, filled.shape[1]).amin(1)
+        edges.append((torch.minimum(first.float(), low), torch.maximum(end.float(), high)))
+    return torch.stack([edges[0][0], edges[1][0], edges[0][1], edges[1][1]], dim=1)
+
+
+def _strip(box: Tensor, axis: int, length: int) -> Tensor:
+    """The boxes from one end of the frame to the other along an axis (0 = x, 1 = y)."""
+    strip = box.clone()
+    strip[:, axis], strip[:, axis + 2] = 0, length
+    return strip
 
 
 def _patches(share: Tensor, boxes: Tensor) -> Tensor:
