@@ -30,15 +30,16 @@ TRAINING_VERBS = {
     "predict": "Write predictions.",
 }
 EXTRACT = "Turn videos into a feature store: any encoders, any number of devices, resumable."
+LIST = "List tasks, encoders, trackers, detectors, data modules and packaged configurations."
 PROPAGATE = "Turn sparse boxes into boxes with scores in every frame: tracked, on any devices, resumable."
-ROOMS = {
-    "tasks": (("tasks",), {"Task", "MomentTask", "CaptionTask"}),
-    "video encoders": (("zoo/video", "zoo/audio"), {"VideoEncoder"}),
-    "text encoders": (("zoo/text",), {"TextEncoder"}),
-    "data modules": (
-        ("datamodules",),
-        {"LightningDataModule", "GroundingDataModule", "CaptionDataModule"},
-    ),
+ROOMS = {  # what stands in a section of `list`: classes with one of these bases
+    "tasks": {"Task", "MomentTask", "CaptionTask"},
+    "video encoders": {"VideoEncoder"},
+    "text encoders": {"TextEncoder"},
+    "trackers": {"Tracker"},
+    "detectors": {"Detector"},
+    "verb linkers": {"VerbLinker"},
+    "data modules": {"LightningDataModule", "GroundingDataModule", "CaptionDataModule"},
 }
 
 
@@ -105,9 +106,9 @@ def _parser() -> ArgumentParser:
     kinds = ways.add_subcommands(required=True, dest="way", metavar="WAY")
     kinds.add_subcommand("propagate", ArgumentParser(description=PROPAGATE), help=PROPAGATE)
 
-    listing = ArgumentParser(description="List tasks, encoders, data modules and packaged configurations.")
+    listing = ArgumentParser(description=LIST)
     listing.add_argument("what", nargs="?", default="all", type=str, help="a part of a section's name, e.g. tasks")
-    verbs.add_subcommand("list", listing, help="List tasks, encoders, data modules and packaged configurations.")
+    verbs.add_subcommand("list", listing, help=LIST)
 
     toyworld = ArgumentParser(description="Make a procedural world of acting shapes: videos and annotations.")
     toyworld.add_argument("out", type=str, help="folder to make")
@@ -188,8 +189,8 @@ def _classes(folder: Path) -> Iterator[tuple[str, set[str], str]]:
 def _list(config: Namespace) -> None:
     root = Path(__file__).parent
     sections: dict[str, list[tuple[str, str]]] = {}
-    for title, (folders, bases) in ROOMS.items():
-        classes = [c for folder in folders for c in _classes(root / folder)]
+    classes = [c for folder in ("tasks", "zoo", "datamodules") for c in _classes(root / folder)]
+    for title, bases in ROOMS.items():
         sections[title] = [
             (name, text) for name, parents, text in classes if parents & bases and name not in bases
         ]
@@ -239,8 +240,8 @@ def _toyworld(config: Namespace) -> None:
 def _extract(words: list[str]) -> None:
     _log_plainly()
     import_everything()
-    from .tasks.launch import EncoderConfig, HelpfulParser
-    from .tasks.predicting import add_devices, predictor
+    from .tasks.launch import HelpfulParser
+    from .tasks.predicting import EncoderConfig, add_devices, predictor
     from .zoo.video.base import VideoEncoder
     from .zoo.video.combined import Combined
 
@@ -289,9 +290,8 @@ def _propagate(words: list[str]) -> None:
     _log_plainly()
     import_everything()
     from .datamodules.annotate import propagate
-    from .tasks.label_config import LabelConfig
     from .tasks.launch import HelpfulParser
-    from .tasks.predicting import add_devices, predictor
+    from .tasks.predicting import LabelConfig, add_devices, predictor
 
     parser = HelpfulParser(prog="groundzoo annotate propagate", description=PROPAGATE, allow_abbrev=False)
     parser.add_argument("-c", "--config", action=LabelConfig, help="YAML file, here or in the package.")

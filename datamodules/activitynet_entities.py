@@ -24,8 +24,8 @@ class ActivityNetEntities(CaptionDataModule):
     Reads the official ``anet_entities_cleaned_class_thresh50_trainval.json`` (boxes of train and val),
     ``..._test_skeleton.json`` (words without boxes: those of the test split are withheld) and
     ``split_ids_anet_entities.json``; and, where they are there, ``val_1.json`` and ``val_2.json`` of ActivityNet
-    Captions, the two reference files of the dense captioning protocol. Every box was drawn in one of 10 frames, the
-    middles of 10 equal parts of the segment.
+    Captions, the two reference files of the dense captioning protocol. Every box was drawn in one of 10 frames,
+    the middles of 10 equal parts of the segment.
 
     Args:
         root: folder of the JSON files.
@@ -126,14 +126,14 @@ def read_caption(segment: Mapping[str, Any]) -> Caption:
     """
     tokens = [str(token).strip() for token in segment["tokens"]]
     before = list(accumulate((bool(token) for token in tokens), initial=0))
-    words: list[tuple[tuple[int, str], ...]] = []
+    words: list[list[tuple[int, str]]] = []
     for group, names in zip(segment["process_idx"], segment["process_clss"], strict=True):
-        pairs = []
+        pairs: list[tuple[int, str]] = []
         for index, name in zip(group, names, strict=True):
             if not 0 <= int(index) < len(tokens) or not tokens[int(index)]:
                 raise ValueError(f"there is no word {index} in {tokens}")
             pairs.append((before[int(index)], str(name)))
-        words.append(tuple(pairs))
+        words.append(pairs)
     boxes = []
     if segment["process_bnd_box"]:
         crowds = segment.get("crowds") or [0] * len(words)

@@ -207,9 +207,9 @@ class CaptionDataModule(L.LightningDataModule):
     """Base of the data modules for captioning.
 
     Grids of frames come from `features` (and `motion_features`), or from the files in `videos`: the encoders then
-    look once at the sampled frames of every segment, and what they make is kept below `cache`. Encoders of which one
-    is trained with the task get raw frames in every batch. How many frames, and what encoders: the data module asks
-    the task that the trainer runs.
+    look once at the sampled frames of every segment, and what they make is kept below `cache`. Encoders of which
+    one is trained with the task get raw frames in every batch. How many frames, and what encoders: the data module
+    asks the task that the trainer runs.
 
     Args:
         root: folder of the annotation files.
@@ -389,7 +389,7 @@ class CaptionDataModule(L.LightningDataModule):
         for segment in segments:
             wanted = [segment.captions[0]] if split != "train" else segment.captions[: self.max_captions]
             report.official += len(wanted)
-            ids = [store.ids for store in self.stores] or [files.keys()]
+            ids = [store.ids for store in self.stores] or [set(files)]
             reason = ""
             if not all(segment.segment_id in known or segment.video_id in known for known in ids):
                 reason = "no features of the segment" if self.stores else "no video file"

@@ -64,7 +64,9 @@ class Collector:
             encoder = self.encoders[batch.encoder]
             out = encoder(batch.clips)
             frames = out.frames.float().cpu()
-            grid = pool_cells(out.grid.float(), self.max_cells).cpu() if self.grids and out.grid is not None else None
+            grid = (
+                pool_cells(out.grid.float(), self.max_cells).cpu() if self.grids and out.grid is not None else None
+            )
             for row, (video, number) in enumerate(batch.owners):
                 if batch.encoder not in self._left[video]:  # it failed, or is read again after a crash
                     continue

@@ -103,7 +103,7 @@ class Extraction(L.LightningModule):
     ) -> None:
         super().__init__()
         self.encoders = nn.ModuleList(encoders)
-        self.parts, self.stores, self.videos = list(encoders), list(stores), dict(videos)
+        self.parts, self.stores, self.videos = list(encoders), list(stores), dict[str, Path | Sampled](videos)
         self.batch_size, self.num_workers, self.grids, self.retry = batch_size, num_workers, grids, retry
         self.max_cells = max_cells
         for encoder, store in zip(self.parts, self.stores, strict=True):
@@ -124,8 +124,10 @@ class Extraction(L.LightningModule):
         for video_id, source in list(self.videos.items())[rank::world_size]:
             missing = tuple(k for k, known in enumerate(done) if video_id not in known)
             if missing:
-                path, times = source if isinstance(source, Sampled) else (source, None)
-                left.append((video_id, Work(path, missing, times)))
+                if isinstance(source, Sampled):
+                    left.append((video_id, Work(source.path, missing, source.times_s)))
+                else:
+                    left.append((video_id, Work(source, missing)))
         return left
 
     def loader(self, rank: int = 0, world_size: int = 1, pin_memory: bool = False) -> PassLoader:

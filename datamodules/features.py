@@ -98,8 +98,9 @@ class FeatureStore:
     """Read access to features of many videos: shards, a folder with one file per video, or one HDF5 file.
 
     Shards are what `groundzoo extract` writes, see `groundzoo.datamodules.shards`. Other files hold ``(n, D)``
-    arrays, or grids ``(n, h, w, D)`` whose mean over cells is the vector: ``.npy``, ``.pt`` (a tensor), ``.npz`` (the array `units`, else the only
-    one; optionally `num_frames` and `duration_s`), or one HDF5 data set per video.
+    arrays, or grids ``(n, h, w, D)`` whose mean over cells is the vector: ``.npy``, ``.pt`` (a tensor), ``.npz``
+    (the array `units`, else the only one; optionally `num_frames` and `duration_s`), or one HDF5 data set per
+    video.
 
     Args:
         path: the folder or the ``.h5`` file.

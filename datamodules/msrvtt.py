@@ -17,8 +17,8 @@ NAMES = {"train": "train", "val": "validate", "test": "test"}
 class MSRVTT(CaptionDataModule):
     """MSR-VTT: 10-30 s clips with 20 captions each; 6513 / 497 / 2990 clips, a clip is one segment.
 
-    Reads the official ``train_val_videodatainfo.json`` and ``test_videodatainfo.json`` (or ``.json.gz``). Words are
-    lower-cased Treebank tokens. There are no boxes: `groundzoo annotate propagate` finds some with a detector.
+    Reads the official ``train_val_videodatainfo.json`` and ``test_videodatainfo.json`` (or ``.json.gz``). Words
+    are lower-cased Treebank tokens. There are no boxes: `groundzoo annotate propagate` finds some with a detector.
 
     Args:
         root: folder of the JSON files.

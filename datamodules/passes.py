@@ -7,10 +7,10 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -249,52 +249,96 @@ class PassLoader:
         self.num_workers, self.is_finished, self.pin_memory = num_workers, is_finished, pin_memory
 
     def __iter__(self) -> Iterator[PassBatch]:
-        left = self.work
-        while left:
-            workers = min(self.num_workers, len(left))
-            current = multiprocessing.Array("q", [-1] * max(1, workers), lock=False)
-            dataset = PassDataset(self.specs, left, self.batch_size, current=current)
-            loader = DataLoader(
-                dataset,
-                batch_size=None,
-                num_workers=workers,
-                pin_memory=self.pin_memory,
-                generator=torch.Generator(),  # a run's random numbers do not depend on what is encoded already
-            )
-            batches: Any = iter(loader)
-            if workers:
-                _report_crashes_here(batches)
-            try:
-                yield from batches
-                return
-            except (RuntimeError, OSError, EOFError):  # also of a batch whose worker died while it was handed over
-                dead = _crashed(batches) if workers else {}
-                guilty = {current[n]: code for n, code in dead.items()}
-                ends = [
-                    Finished(
-                        video, (), 0.0, f"{path}: its decoder crashed ({code}). Re-encode it or leave it out."
-                    )
-                    for video, (path, *_) in left
-                    if (code := guilty.get(video))
-                ]
-                if not ends:
-                    raise
-                yield PassBatch(-1, torch.empty(0), [], ends)
-                # the consumer may not have seen the last batches yet
-                left = [(v, work) for v, work in left if v not in guilty and not self.is_finished(v)]
-                del batches  # ends the other workers before new ones start
+        return outlive_crashes(
+            self.work, self._dataset, self._ends, self.num_workers, self.is_finished, pin_memory=self.pin_memory
+        )
+
+    def _dataset(self, work: Sequence[tuple[int, Work]], current: Any) -> PassDataset:
+        return PassDataset(self.specs, work, self.batch_size, current=current)
+
+    def _ends(self, problems: dict[int, str]) -> list[PassBatch]:
+        ends = [Finished(video, (), 0.0, problem) for video, problem in problems.items()]
+        return [PassBatch(-1, torch.empty(0), [], ends)]
 
 
-def _report_crashes_here(batches: Any) -> None:
+class HasPath(Protocol):
+    """Something to do with a file."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+
+
+JobT = TypeVar("JobT", bound=HasPath)
+ItemT = TypeVar("ItemT")
+
+
+def outlive_crashes(
+    work: Sequence[tuple[int, JobT]],
+    dataset: Callable[[Sequence[tuple[int, JobT]], Any], IterableDataset[ItemT]],
+    ends: Callable[[dict[int, str]], Iterable[ItemT]],
+    num_workers: int,
+    is_finished: Callable[[int], bool],
+    **options: Any,
+) -> Iterator[ItemT]:
+    """Read a data set in worker processes; a decoder that crashes costs the file at hand, not the run.
+
+    After a crash, new workers go on with what is left.
+
+    Args:
+        work: files by their number in the list of work.
+        dataset: of such a list; its workers note the number of the file at hand in the array that it is given.
+        ends: what the consumer gets instead of the rest of files that crashed, by number and reason.
+        num_workers: decoding processes; 0 decodes in this one.
+        is_finished: tells whether a file (its number) needs nothing more, for the work left after a crash.
+        options: of the `DataLoader`.
+
+    Raises:
+        RuntimeError, OSError, EOFError: anything else that goes wrong in a worker, as the `DataLoader` raises it.
+    """
+    left = list(work)
+    while left:
+        workers = min(num_workers, len(left))
+        current = multiprocessing.Array("q", [-1] * max(1, workers), lock=False)
+        loader = DataLoader(
+            dataset(left, current),
+            batch_size=None,
+            num_workers=workers,
+            generator=torch.Generator(),  # a run's random numbers do not depend on what is done already
+            **options,
+        )
+        items: Any = iter(loader)
+        if workers:
+            _report_crashes_here(items)
+        try:
+            yield from items
+            return
+        except (RuntimeError, OSError, EOFError):  # also of an item whose worker died while it was handed over
+            dead = _crashed(items) if workers else {}
+            guilty = {current[n]: code for n, code in dead.items()}
+            problems = {
+                number: f"{job.path}: its decoder crashed ({guilty[number]}). Re-encode it or leave it out."
+                for number, job in left
+                if number in guilty
+            }
+            if not problems:
+                raise
+            yield from ends(problems)
+            # the consumer may not have seen the last items yet
+            left = [(n, job) for n, job in left if n not in guilty and not is_finished(n)]
+            del items  # ends the other workers before new ones start
+
+
+def _report_crashes_here(items: Any) -> None:
     """Let the loader itself tell of dead workers; by default torch raises in whatever the main thread is doing."""
-    _remove_worker_pids(id(batches))
-    batches._worker_pids_set = False
+    _remove_worker_pids(id(items))
+    items._worker_pids_set = False
 
 
-def _crashed(batches: Any) -> dict[int, str]:
+def _crashed(items: Any) -> dict[int, str]:
     """Workers that died, and of what; a dying process needs a moment."""
     for _ in range(20):
-        dead = {n: p.exitcode for n, p in enumerate(batches._workers) if p.exitcode not in (None, 0)}
+        dead = {n: p.exitcode for n, p in enumerate(items._workers) if p.exitcode not in (None, 0)}
         if dead:
             return {n: signal.Signals(-code).name if code < 0 else f"status {code}" for n, code in dead.items()}
         time.sleep(0.05)

@@ -82,7 +82,8 @@ def read_passes(reader: FrameReader, spec: FrameSpec, times_s: Sequence[float]) 
     times = pass_times(spec, np.asarray(times_s, dtype=np.float64), info.fps, info.duration_s)
     frames = reader.at_times(times.ravel(), spec.decoded_size(info.height, info.width))
     rows, columns = spec.crop(*frames.shape[-2:])
-    return frames[..., rows, columns].unflatten(0, times.shape)
+    passes: Tensor = frames[..., rows, columns].unflatten(0, times.shape)
+    return passes
 
 
 def read_samples(

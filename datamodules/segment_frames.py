@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from .packets import Size, VideoError
-from .passes import _crashed, _report_crashes_here
+from .passes import outlive_crashes
 from .segments import Segment, sample_times
 from .video import SAME_TIME_S, FrameReader
 
@@ -64,6 +63,11 @@ class SegmentFrames(NamedTuple):
     problem: str | None = None
 
 
+def no_frames(how: Sampling) -> tuple[Tensor, Tensor]:
+    """`frames` and `sampled` where there is no picture."""
+    return torch.empty(0, 3, 1, 1, dtype=torch.uint8), torch.zeros(how.frames, dtype=torch.int64)
+
+
 def read_segment(reader: FrameReader, segment: Segment, how: Sampling) -> tuple[Tensor, Tensor]:
     """The pictures of a segment, each once, and where those of `sample_times` are among them.
 
@@ -110,7 +114,7 @@ class SegmentDataset(IterableDataset[SegmentFrames]):
     def __iter__(self) -> Iterator[SegmentFrames]:
         worker = get_worker_info()
         number, count = (worker.id, worker.num_workers) if worker else (0, 1)
-        nothing = torch.empty(0, 3, 1, 1, dtype=torch.uint8), torch.zeros(self.how.frames, dtype=torch.int64)
+        nothing = no_frames(self.how)
         for position, job in self.work[number::count]:
             if self.current is not None:
                 self.current[number] = position
@@ -143,34 +147,18 @@ class SegmentLoader:
         self.num_workers, self.is_finished = num_workers, is_finished
 
     def __iter__(self) -> Iterator[SegmentFrames]:
-        left = self.work
-        while left:
-            workers = min(self.num_workers, len(left))
-            current = multiprocessing.Array("q", [-1] * max(1, workers), lock=False)
-            dataset = SegmentDataset(left, self.how, current)
-            pieces: Any = iter(
-                DataLoader(
-                    dataset,
-                    batch_size=None,
-                    num_workers=workers,
-                    prefetch_factor=1 if workers else None,  # a segment may have hundreds of megabytes
-                    generator=torch.Generator(),
-                )
-            )
-            if workers:
-                _report_crashes_here(pieces)
-            try:
-                yield from pieces
-                return
-            except (RuntimeError, OSError, EOFError):  # also of a piece whose worker died while it was handed over
-                dead = _crashed(pieces) if workers else {}
-                guilty = {current[n]: code for n, code in dead.items()}
-                if not guilty:
-                    raise
-                nothing = torch.empty(0, 3, 1, 1, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64)
-                for position, job in left:
-                    if code := guilty.get(position):
-                        reason = f"{job.path}: its decoder crashed ({code}). Re-encode it or leave it out."
-                        yield SegmentFrames(position, 0, (0, 0), *nothing, reason)
-                left = [(n, job) for n, job in left if n not in guilty and not self.is_finished(n)]
-                del pieces  # ends the other workers before new ones start
+        return outlive_crashes(
+            self.work,
+            self._dataset,
+            self._ends,
+            self.num_workers,
+            self.is_finished,
+            prefetch_factor=1 if self.num_workers else None,  # a segment may have hundreds of megabytes
+        )
+
+    def _dataset(self, work: Sequence[tuple[int, Job]], current: Any) -> SegmentDataset:
+        return SegmentDataset(work, self.how, current)
+
+    def _ends(self, problems: dict[int, str]) -> list[SegmentFrames]:
+        nothing = no_frames(self.how)
+        return [SegmentFrames(job, 0, (0, 0), *nothing, problem) for job, problem in problems.items()]

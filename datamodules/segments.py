@@ -37,7 +37,7 @@ class Caption:
         text: as published.
         tokens: its words, none of them empty; what models read, and what indices of words refer to.
         boxes: where its words are, where that was annotated.
-        entities: index and class of the words that the data set calls visible, also where it withholds their boxes.
+        entities: index and class of the words that the data set calls visible, with or without a box.
     """
 
     text: str

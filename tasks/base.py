@@ -55,7 +55,7 @@ class StepDecay:
     def share(self, epoch: int) -> float:
         """Share of the initial learning rate in an epoch, counted from 0."""
         steps = 0 if epoch < self.first else 1 + (epoch - self.first) // self.every
-        return self.factor**steps  # type: ignore[no-any-return]
+        return self.factor**steps
 
 
 @dataclass(frozen=True)
@@ -224,9 +224,9 @@ class Task(L.LightningModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Fit the vocabulary on the training texts, once; a checkpoint brings its own later. Make the metrics."""
-        if self.vocabulary is None and not self.trainer.ckpt_path:
-            if hasattr(self.datamodule, "vocabulary_texts"):
-                self.fit_vocabulary(self.datamodule.vocabulary_texts())
+        texts = getattr(self.datamodule, "vocabulary_texts", None)
+        if self.vocabulary is None and texts is not None and not self.trainer.ckpt_path:
+            self.fit_vocabulary(texts())
         if not self.metrics:
             self.metrics = nn.ModuleDict({split: self.metric(split) for split in ("val", "test")})
         self.enter_stage(self.stage_index)

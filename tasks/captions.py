@@ -19,6 +19,7 @@ from ..zoo.decoding import Sentences
 from ..zoo.text.lemmas import lemma
 from ..zoo.video.base import VideoEncoder, pool_cells
 from .base import Prediction, Stage, Task
+from .metrics.caption_scorers import Score
 from .metrics.captions import CaptionScores
 from .metrics.dense_captions import DenseCaptionScores
 from .metrics.entity_grounding import EntityGrounding, official_submission
@@ -181,7 +182,7 @@ class CaptionTask(Task):
         """CIDEr and BLEU while training; in `test` all caption metrics, and the protocols of the data set."""
         if stage == "val":
             return MetricCollection({"captions": CaptionScores(("CIDEr", "BLEU"))}, compute_groups=False)
-        every = ("BLEU", "METEOR", "ROUGE_L", "CIDEr", "SPICE")
+        every: tuple[Score, ...] = ("BLEU", "METEOR", "ROUGE_L", "CIDEr", "SPICE")
         metrics: dict[str, Any] = {"captions": CaptionScores(every, tokenizer="ptb")}
         data = self.datamodule
         references = data.dense_references(stage) if hasattr(data, "dense_references") else None

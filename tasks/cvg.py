@@ -1,18 +1,18 @@
 """CVG: captions of video segments whose nouns and verbs are grounded in the frames.
 
-Comprehensive Visual Grounding for Video Description. Wenhui Jiang, Yibo Cheng, Linxin Liu, Yuming Fang, Yuxin Peng,
-Yang Liu. AAAI 2024. There is no released code; what the paper inherits from GVD (Zhou et al., Grounded Video
+Comprehensive Visual Grounding for Video Description. Wenhui Jiang, Yibo Cheng, Linxin Liu, Yuming Fang, Yuxin
+Peng, Yang Liu. AAAI 2024. There is no released code; what the paper inherits from GVD (Zhou et al., Grounded Video
 Description, CVPR 2019, arXiv:1812.06587) follows github.com/facebookresearch/grounded-video-description.
 
-F frames of a segment give two grids, visual V with G = F N_V cells and motion M with H = F N_M cells. At every word
-an attention LSTM asks both grids (Eq. 1 and 2), a language LSTM says the word (Eq. 6 to 8). Where boxes of nouns
-and verbs are known in some frames, the attention of the step that *predicts* the word is pulled into them (Eq. 3 to
-5). Boxes are made beforehand by ``groundzoo annotate propagate``; captioning needs none.
+F frames of a segment give two grids, visual V with G = F N_V cells and motion M with H = F N_M cells. At every
+word an attention LSTM asks both grids (Eq. 1 and 2), a language LSTM says the word (Eq. 6 to 8). Where boxes of
+nouns and verbs are known in some frames, the attention of the step that *predicts* the word is pulled into them
+(Eq. 3 to 5). Boxes are made beforehand by ``groundzoo annotate propagate``; captioning needs none.
 
 Differs from the paper (where the text is silent, contradicts itself or leaves a choice):
 
-- Eq. 1 adds the means of *projected* V and M, which alone have the same width; Eq. 2 attends to cells, not to their
-  means; Eq. 7 takes the states of both LSTMs as h_1 and h_2.
+- Eq. 1 adds the means of *projected* V and M, which alone have the same width; Eq. 2 attends to cells, not to
+  their means; Eq. 7 takes the states of both LSTMs as h_1 and h_2.
 - Projections, embeddings and dropout are GVD's: Linear (or table) + ReLU + dropout 0.5, and dropout on h_2.
 - Eq. 5 is computed from logits in float32. A word whose boxes cover no cell of a stream has no term there. The
   mean is over all grounded words of the batch, of all processes.
@@ -48,7 +48,7 @@ from .captions import Answers, CaptionTask, places_of, scores_of
 
 PAPER_STAGES = (Stage(losses=("caption", "grounding"), lr=5e-4, epochs=25, schedule=StepDecay(0.8, 3, 3)),)
 EVAL_LENGTH = 40  # words of given captions that are looked at in evaluation (GVD)
-CHUNK = 2**25  # numbers per piece of the attention's hidden layer
+CHUNK = {"cpu": 2**18, "cuda": 2**25}  # numbers per piece of the attention's hidden layer; a CPU's cache holds it
 
 
 @dataclass(frozen=True)
@@ -148,10 +148,19 @@ class AdditiveAttention(nn.Module):
 
     def forward(self, keys: Tensor, hidden: Tensor) -> Tensor:
         """``(B, G, A)`` keys and ``(B, N, dim)`` states h_1 -> logits ``(B, N, G)``."""
-        query = self.query(hidden)
-        steps = max(1, CHUNK // max(1, keys.numel()))
-        pieces = [self.score(torch.tanh(keys[:, None] + q[:, :, None])).squeeze(-1) for q in query.split(steps, 1)]
-        return torch.cat(pieces, dim=1)
+        query, chunk = self.query(hidden), CHUNK["cpu" if keys.is_cpu else "cuda"] // keys.shape[1:].numel()
+        steps = max(1, min(query.shape[1], chunk))
+        rows = max(1, chunk // steps)
+        return torch.cat(
+            [
+                torch.cat([self._logits(k, some) for some in q.split(steps, 1)], dim=1)
+                for k, q in zip(keys.split(rows), query.split(rows), strict=True)
+            ]
+        )
+
+    def _logits(self, keys: Tensor, query: Tensor) -> Tensor:
+        logits: Tensor = self.score((keys[:, None] + query[:, :, None]).tanh_()).squeeze(-1)
+        return logits
 
 
 class CVGNetwork(nn.Module):
@@ -191,7 +200,8 @@ class CVGNetwork(nn.Module):
         return Memory(values, keys, torch.stack([v.mean(1) for v in values]).sum(0))
 
     def _embed(self, words: Tensor) -> Tensor:
-        return self.dropout(F.relu(self.embedding(words)))
+        embedded: Tensor = self.dropout(F.relu(self.embedding(words)))
+        return embedded
 
     def forward(self, memory: Memory, words: Tensor) -> CaptionOutput:
         """Predict every word from the words before it.
@@ -228,16 +238,15 @@ class CVGNetwork(nn.Module):
             Logits ``(R, vocabulary)`` and the next state.
         """
         beams = len(word) // len(memory.mean)
-        h1, c1, h2, c2 = (x[None] for x in state)
+        h1, c1, h2, c2 = state
         mean = memory.mean.repeat_interleave(beams, 0)
-        _, (h1, c1) = self.attention_lstm(
-            torch.cat([mean, self._embed(word)], dim=-1)[:, None], (h1.contiguous(), c1.contiguous())
-        )
-        _, q = self._look(memory, h1[0].unflatten(0, (-1, beams)))
-        _, (h2, c2) = self.language_lstm(
-            torch.cat([q.flatten(0, 1), h1[0]], dim=-1)[:, None], (h2.contiguous(), c2.contiguous())
-        )
-        return self.head(self.dropout(h2[0])), (h1[0], c1[0], h2[0], c2[0])
+        given = torch.cat([mean, self._embed(word)], dim=-1)
+        h1, c1 = torch.lstm_cell(given, (h1, c1), *self.attention_lstm.all_weights[0])
+        _, q = self._look(memory, h1.unflatten(0, (-1, beams)))
+        given = torch.cat([q.flatten(0, 1), h1], dim=-1)
+        h2, c2 = torch.lstm_cell(given, (h2, c2), *self.language_lstm.all_weights[0])
+        logits: Tensor = self.head(self.dropout(h2))
+        return logits, (h1, c1, h2, c2)
 
 
 # ---- the task -------------------------------------------------------------------------------------------

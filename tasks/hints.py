@@ -12,7 +12,10 @@ from typing import get_type_hints
 
 import lightning as L
 
+from ..zoo.detection import Detector
 from ..zoo.text.base import TextEncoder
+from ..zoo.text.verb_links import VerbLinker
+from ..zoo.tracking.base import Tracker
 from ..zoo.video.base import VideoEncoder
 from .base import Task
 
@@ -20,9 +23,12 @@ BASES: dict[str, type] = {
     "model": Task,
     "data": L.LightningDataModule,
     "video_encoder": VideoEncoder,
+    "motion_encoder": VideoEncoder,
     "text_encoder": TextEncoder,
+    "tracker": Tracker,
+    "detector": Detector,
+    "linker": VerbLinker,
 }
-OPTIONS = ("config", "seed_everything", "trainer", "model", "data", "run_dir", "references", "ckpt_path")
 NOISE = re.compile(
     r"(Does not validate against any|Subtypes: |Errors:$|Expected a <class 'NoneType'>|Given value type: "
     r"|Given value: (NestedArg\(|[{\[]|$)|Expected a path but )"
@@ -57,12 +63,13 @@ def arguments(kind: type) -> list[str]:
     return [n for n in dict.fromkeys(names) if n != "self"]
 
 
-def explain(message: str, configs: Path) -> str:
+def explain(message: str, configs: Path, options: Iterable[str] = ()) -> str:
     """Cut a parser's error message down to what is wrong, and add what was probably meant.
 
     Args:
         message: what the parser said, several lines for nested values.
         configs: folder of the packaged configuration files.
+        options: what the parser takes, outermost names.
     """
     stack: list[tuple[int, str]] = []  # keys around a line, by its indentation
     kinds: dict[str, str] = {}  # class path of the value of a key
@@ -81,12 +88,12 @@ def explain(message: str, configs: Path) -> str:
             text = text[found.end() :]
         repeated = text.startswith("Given value: ") and text.split(": ", 1)[1] in "".join(lines)
         if text and not repeated and not NOISE.match(text):
-            said = _reword(text, where, kinds.get(where), configs)
+            said = _reword(text, where, kinds.get(where), configs, options)
             lines.append(f"{where}: {said}" if where and where != "config" else said)
     return "\n".join(dict.fromkeys(lines)) or message
 
 
-def _reword(text: str, where: str, kind: str | None, configs: Path) -> str:
+def _reword(text: str, where: str, kind: str | None, configs: Path, options: Iterable[str]) -> str:
     """One line of a parser's message, in words that help."""
     if found := re.match(r"File does not exist: '?(.+?)'?$", text):
         return _missing_file(found[1], configs)
@@ -103,7 +110,7 @@ def _reword(text: str, where: str, kind: str | None, configs: Path) -> str:
     if found := re.match(
         r"(?:Subcommand '\w+' does not accept option '|unrecognized arguments: -+)([\w.]+)", text
     ):
-        return f"there is no option '{found[1]}'.{_similar_option(found[1])}"
+        return f"there is no option '{found[1]}'.{_similar_option(found[1], options)}"
     if found := re.match(r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)", text):
         return f"'{found[2]}' is not possible; choose from {found[1]}"
     return re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"`\1`", text)
@@ -147,12 +154,12 @@ def _unknown_argument(name: str, kind: str | None, group: str | None) -> str:
     return f"{owner} has no argument '{name}'.{there}"
 
 
-def _similar_option(name: str) -> str:
+def _similar_option(name: str, options: Iterable[str]) -> str:
     first, _, rest = name.partition(".")
     if first == "trainer":
         close = [f"trainer.{n}" for n in nearest(rest, arguments(L.Trainer))]
     else:
-        close = [f"{n}.{rest}" if rest else n for n in nearest(first, OPTIONS)]
+        close = [f"{n}.{rest}" if rest else n for n in nearest(first, options)]
     return f" Did you mean {_either(close)}?" if close else ""
 
 

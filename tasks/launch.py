@@ -32,13 +32,6 @@ from .run_folder import RandomState, Reference, RunFolder
 from .stages import StageSchedule
 
 log = logging.getLogger(__name__)
-DEVICE_OPTIONS = (
-    "accelerator",
-    "devices",
-    "num_nodes",
-    "precision",
-    "strategy",
-)  # of a trainer that only predicts
 NO_NEWS = (  # warnings of Lightning's about what is meant to be so
     "Experiment logs directory .* exists and is not empty",  # an old metrics.csv was moved out of the way
     "Checkpoint directory .* exists and is not empty",  # a run is resumed in its own folder
@@ -54,18 +47,25 @@ def packaged_configs() -> Path:
     return Path(str(resources.files("groundzoo"))) / "configs"
 
 
+def config_file(given: Any) -> Path | None:
+    """The file that a word behind ``--config`` names: one here first, else a packaged one; None for no file."""
+    for path in (Path(given), packaged_configs() / given) if isinstance(given, str) and given != "-" else ():
+        with contextlib.suppress(OSError, ValueError):  # a configuration given as text is too long for a name
+            if path.is_file():
+                return path
+    return None
+
+
 class PackagedConfig(ActionConfigFile):
     """``--config``: a local file first, else one of the packaged ``configs/``."""
 
     def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
         """Resolve the path, then read the file as usual."""
-        if isinstance(values, str) and values != "-" and not Path(values).is_file():
-            packaged = packaged_configs() / values
-            if packaged.is_file():
-                values = str(packaged)
-        if isinstance(values, str) and Path(values).is_file():
+        path = config_file(values)
+        if path is not None:
+            values = str(path)
             with contextlib.suppress(yaml.YAMLError):  # a syntax error is told below
-                forget_replaced(cfg, yaml.safe_load(Path(values).read_text(encoding="utf-8")))
+                forget_replaced(cfg, yaml.safe_load(path.read_text(encoding="utf-8")))
         try:
             super().__call__(parser, cfg, values, option_string)
         except (TypeError, ValueError) as error:
@@ -89,30 +89,6 @@ def forget_replaced(cfg: Any, given: Any) -> None:
         forget_replaced(cfg.get(key), value)
 
 
-class EncoderConfig(PackagedConfig):
-    """``--config`` of `groundzoo extract`: of any configuration, the video encoder and the trainer."""
-
-    def __call__(self, parser: Any, cfg: Any, values: Any, option_string: str | None = None) -> None:
-        """Read the file, keep what matters here, and hand it on as text."""
-        path = Path(values)
-        path = path if path.is_file() else packaged_configs() / path
-        if not path.is_file():
-            super().__call__(parser, cfg, values, option_string)  # says what there is
-        try:
-            given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-            model = (given.get("model") or {}).get("init_args") or {}
-            kept = {"video_encoder": given.get("video_encoder", model.get("video_encoder"))}
-            trainer = {k: v for k, v in (given.get("trainer") or {}).items() if k in DEVICE_OPTIONS}
-        except yaml.YAMLError as error:
-            raise ValueError(f"{values}: {error}") from error
-        except AttributeError as error:  # a list or a number where names and values should be
-            raise ValueError(f"{values}: no configuration of groundzoo ({error})") from error
-        kept |= {"trainer": trainer} if trainer else {}
-        kept = {k: v for k, v in kept.items() if v is not None}
-        forget_replaced(cfg, kept)
-        super().__call__(parser, cfg, json.dumps(kept), option_string)
-
-
 class HelpfulParser(LightningArgumentParser):
     """Says in few words what is wrong with the command line or a configuration, and what was probably meant."""
 
@@ -122,7 +98,8 @@ class HelpfulParser(LightningArgumentParser):
             super().error(message, ex)
         parser = getattr(ex, "subcommand_parser", None) or self
         prog = parser.prog.replace(" [options]", "")
-        print(f"{prog}: {explain(message, packaged_configs())}", file=sys.stderr)
+        options = {action.dest.split(".")[0] for action in parser._actions}
+        print(f"{prog}: {explain(message, packaged_configs(), options)}", file=sys.stderr)
         print(f"({prog} --help lists all options)", file=sys.stderr)
         sys.exit(2)
 

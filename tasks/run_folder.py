@@ -164,7 +164,9 @@ class RunFolder(Callback):
     def _draw(self, trainer: L.Trainer, records: list[Prediction]) -> None:
         drawable = [r for r in records if "moments" in r]
         if not drawable:
-            columns = [key for key, value in records[0].items() if isinstance(value, str | float)] if records else []
+            columns = (
+                [key for key, value in records[0].items() if isinstance(value, str | float)] if records else []
+            )
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger) and columns:
                     logger.log_table("predictions", columns, [[r[key] for key in columns] for r in records])
@@ -191,7 +193,7 @@ class RunFolder(Callback):
     @staticmethod
     def _absent(trainer: L.Trainer, stage: str) -> dict[str, str]:
         """Metrics that could not be computed, and why."""
-        metric = trainer.lightning_module.metrics[stage]  # type: ignore[index, operator]
+        metric = trainer.lightning_module.metrics[stage]  # type: ignore[index]
         parts = metric.values() if isinstance(metric, MetricCollection) else [metric]
         return {name: reason for part in parts for name, reason in getattr(part, "absent", {}).items()}
 
@@ -230,29 +232,36 @@ class RunFolder(Callback):
 
 
 def metrics_tables(values: dict[str, float], references: list[Reference]) -> list[Table]:
-    """Our values beside published ones; where there are subsets of the data, a second table with a row each.
+    """Our values beside published ones; subsets of the data and other protocols have tables with a row each.
 
     Args:
         values: by names such as ``test/R1@0.5`` or, on a subset, ``test/temporal/R1@0.5``.
         references: published values.
     """
-    main, parts = Table(title="metrics"), Table(title="on parts of the data")
+    main = Table(title="metrics")
     for column in ("metric", "this run", *(f"{r.name} ({r.source})" for r in references)):
         main.add_column(column, justify="left" if column == "metric" else "right", overflow="fold")
     subsets: dict[str, dict[str, float]] = {}
+    main_names: list[str] = []
     for key, value in values.items():
         _, *subset, metric = key.split("/")
         if subset:
             subsets.setdefault("/".join(subset), {})[metric] = value
         else:
+            main_names.append(metric)
             published = (r.values.get(key) for r in references)
             main.add_row(key, f"{value:.2f}", *("" if p is None else f"{p:.2f}" for p in published))
-    columns = list(dict.fromkeys(metric for row in subsets.values() for metric in row))
-    for column in ("subset", *columns):
-        parts.add_column(column, justify="left" if column == "subset" else "right")
+    groups: dict[tuple[str, ...], list[str]] = {}
     for name, row in subsets.items():
-        parts.add_row(name, *(f"{row[c]:.1f}" if c in row else "" for c in columns))
-    return [main, parts] if subsets else [main]
+        groups.setdefault(tuple(row), []).append(name)
+    parts = []
+    for columns, names in groups.items():  # a table for those that have the same metrics
+        parts.append(Table(title="on parts of the data" if set(columns) <= set(main_names) else "by protocol"))
+        for column in ("", *columns):
+            parts[-1].add_column(column, justify="right" if column else "left")
+        for name in names:
+            parts[-1].add_row(name, *(f"{subsets[name][column]:.1f}" for column in columns))
+    return [main, *parts]
 
 
 class RandomState(Callback):

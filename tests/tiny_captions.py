@@ -54,7 +54,8 @@ def labels_for(captions: list[list[str]], frames: int = FRAMES, seed: int = 0) -
     generator = torch.Generator().manual_seed(seed)
     nouns, verbs = {"man", "ball", "woman", "couch", "dog"}, {"throws", "sits", "runs", "throw"}
     words = [(b, i) for b, c in enumerate(captions) for i, w in enumerate(c) if w in nouns]
-    links = [(b, i, e) for b, c in enumerate(captions) for i, w in enumerate(c) if w in verbs for d, e in words if d == b]
+    said = [(b, i) for b, c in enumerate(captions) for i, w in enumerate(c) if w in verbs]
+    links = [(b, i, e) for b, i in said for d, e in words if d == b]
     n = len(words)
     corners = torch.rand(n, frames, 2, 2, generator=generator).sort(2).values
     scores = torch.rand(n, frames, generator=generator)

@@ -42,8 +42,8 @@ class DenseCaptionScores(CaptionMetric):
         tokenizer: see `CaptionMetric`.
 
     Returns (compute):
-        ``dense/CIDEr@0.5`` per score and overlap, ``dense/CIDEr`` the mean over the overlaps,
-        ``dense/precision``, ``dense/recall``, ``dense/precision@0.5``, ... the best over reference files.
+        ``dense@0.5/CIDEr`` per score and overlap, ``dense/CIDEr`` the mean over the overlaps,
+        ``dense/precision``, ``dense/recall``, ``dense@0.5/precision``, ... the best over reference files.
 
     Raises:
         ValueError: no annotated video, or numbers of segments and sentences that differ; names the video.
@@ -105,7 +105,7 @@ class DenseCaptionScores(CaptionMetric):
         }
         result = {f"dense/{name}": sum(row) / len(row) for name, row in values.items()}
         for name, row in values.items():
-            result |= {f"dense/{name}@{tiou:g}": value for tiou, value in zip(self.tious, row, strict=True)}
+            result |= {f"dense@{tiou:g}/{name}": value for tiou, value in zip(self.tious, row, strict=True)}
         return result
 
     def _predictions(self, records: list[Record]) -> dict[str, tuple[NDArray[np.float64], list[str]]]:

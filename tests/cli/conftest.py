@@ -164,7 +164,16 @@ def labels(worlds: Callable[[str], Path], tmp_path_factory: pytest.TempPathFacto
             kind = "cvg_msrvtt" if name == "msrvtt" else "cvg_toyworld"
             words = ["-c", f"tasks/{kind}.yaml", "-c", "annotate/propagate_template.yaml", "--out", out / "store"]
             words += ["--detector", "ColourDetector"] if name == "msrvtt" else []
-            words += ["--data.root", root, "--frames", frames, "--num_workers", 0, "--splits", "[train, val, test]"]
+            words += [
+                "--data.root",
+                root,
+                "--frames",
+                frames,
+                "--num_workers",
+                0,
+                "--splits",
+                "[train, val, test]",
+            ]
             done = run("annotate", "propagate", *words)
             assert done.code == 0, done.err
             made[name, frames] = out / "store"

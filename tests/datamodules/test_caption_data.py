@@ -16,11 +16,12 @@ import pytest
 import torch
 from tiny_captions import Cells
 
+from groundzoo.cli import main
 from groundzoo.datamodules.activitynet_entities import ActivityNetEntities, read_caption
 from groundzoo.datamodules.annotations import AnnotationError
 from groundzoo.datamodules.captions import CaptionDataModule
 from groundzoo.datamodules.features import FeatureError
-from groundzoo.datamodules.labels import LabelError
+from groundzoo.datamodules.labels import LABELS, LabelError
 from groundzoo.datamodules.msrvtt import MSRVTT
 from groundzoo.datamodules.toyworld.generate import generate
 from groundzoo.zoo.video.precomputed import Precomputed
@@ -279,33 +280,32 @@ def test_broken_segments_are_told_and_left_out(
 
 def test_labels_meet_their_words(world: Path, tmp_path: Path) -> None:
     """Tracks and links reach the batch row by row; another caption than the labelled one is refused."""
-    from groundzoo.datamodules.labels import LABELS
-    from groundzoo.datamodules.propagation import Propagation  # noqa: F401  (what makes the files)
-
     labels = tmp_path / "labels"
-    run = __import__("groundzoo.cli", fromlist=["main"]).main
     words = ["annotate", "propagate", "-c", "tasks/cvg_toyworld.yaml", "-c", "annotate/propagate_template.yaml"]
-    words += ["--data.root", str(world), "--out", str(labels), "--frames", str(F), "--num_workers", "0"]
-    run([*words, "--trainer.accelerator", "cpu", "--trainer.devices", "1"])
+    words += ["--data.root", str(world), "--out", str(labels), "--num_workers", "0"]
+    main([*words, "--trainer.accelerator", "cpu", "--trainer.devices", "1"])
     store = whole_video_store(tmp_path / "s", world)
-    data = ready(ActivityNetEntities(world, features=store, labels=labels, num_workers=0, batch_size=50))
-    for batch in data.train_dataloader():
+
+    def opened(frames: int = 10) -> CaptionDataModule:
+        data = ActivityNetEntities(world, features=store, labels=labels, num_workers=0, batch_size=50)
+        return ready(data, frames=frames)
+
+    for batch in opened().train_dataloader():
         made = batch.labels
         assert made is not None
-        assert made.boxes.shape == (len(made.word), F, 4)
+        assert made.boxes.shape == (len(made.word), 10, 4)
         assert made.annotated.sum(1).tolist() == [1] * len(made.word)
         named = {(int(c), batch.captions[c][w]) for c, w in zip(made.caption, made.word, strict=True)}
         assert named == {(b, batch.captions[b][i]) for b, e in enumerate(batch.entities) for i, _ in e}
         verbs = {batch.captions[c][v] for c, v in zip(made.link_caption, made.link_verb, strict=True)}
         assert verbs <= {"moves", "grows", "shrinks", "spins", "blinks", "jumps", "rises", "sinks", "shakes"}
         assert not math.isnan(batch.sizes.sum().item())
-    with pytest.raises(LabelError, match=str(F)):
-        ready(ActivityNetEntities(world, features=store, labels=labels, num_workers=0), frames=F + 1)
+    with pytest.raises(LabelError, match="10"):
+        opened(frames=9)
     path = next((labels / LABELS).glob("*.json"))
     path.write_text(path.read_text().replace('"The"', '"A"'))
     with pytest.raises(LabelError, match="other words"):
-        for _ in ready(ActivityNetEntities(world, features=store, labels=labels, num_workers=0)).train_dataloader():
-            pass
+        list(opened().train_dataloader())
 
 
 @pytest.mark.parametrize(
@@ -315,9 +315,10 @@ def test_labels_meet_their_words(world: Path, tmp_path: Path) -> None:
 def test_wrong_features(shape: tuple[int, ...], message: str, world: Path, tmp_path: Path) -> None:
     for path in (world / "videos").glob("*.mp4"):
         np.save(tmp_path / f"{path.stem}.npy", np.zeros(shape, np.float16))
-    with pytest.raises((FeatureError, ValueError), match=message):
-        data = ready(ActivityNetEntities(world, features=tmp_path, num_workers=0), Precomputed(shape[-1], 1, 1, 2.0, grid=(3, 3, 5)))
-        data._datasets["train"]._read(0)
+    data = ActivityNetEntities(world, features=tmp_path, num_workers=0)
+    encoder = Precomputed(shape[-1], 1, 1, 2.0, grid=(3, 3, 5))
+    with pytest.raises(FeatureError, match=message):
+        ready(data, encoder)._datasets["train"]._read(0)
 
 
 def test_a_trained_encoder_needs_videos(world: Path, tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_dense_captions(path: Path) -> None:
             mean = expected["mean_over_tious"][theirs]
             assert found[f"dense/{ours}"] == pytest.approx(mean, abs=TOLERANCE), ours
             for tiou, value in zip(expected["tious"], expected["per_tiou"][theirs], strict=True):
-                assert found[f"dense/{ours}@{tiou:g}"] == pytest.approx(value, abs=TOLERANCE), (ours, tiou)
+                assert found[f"dense@{tiou:g}/{ours}"] == pytest.approx(value, abs=TOLERANCE), (ours, tiou)
                 checked += 1
     assert checked == len(expected["tious"]) * (9 if java else 8)
 

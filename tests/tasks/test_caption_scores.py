@@ -480,7 +480,7 @@ def test_spice_where_its_models_are(fake_java: Callable[[str], Path]) -> None:
     dense = DenseCaptionScores([REFERENCE], (0.5,), ("SPICE",)).evaluate(
         predicted((0, 10, "a b"), (0, 10, "a b c d"))
     )
-    assert dense["dense/SPICE@0.5"] == pytest.approx(3 / 2)  # of two videos one has none
+    assert dense["dense@0.5/SPICE"] == pytest.approx(3 / 2)  # of two videos one has none
 
 
 @pytest.mark.usefixtures("models")
@@ -507,26 +507,26 @@ def test_segments_precision_and_recall() -> None:
     metric = DenseCaptionScores([REFERENCE], (0.0, 0.5), ("BLEU",))
     rows = predicted((0, 9, "a man runs on grass"), (50, 60, "x"), (1, 10, "a man"))
     found = metric.evaluate(rows)
-    assert found["dense/precision@0.5"] == pytest.approx(100 * (2 / 3) / 2)
-    assert found["dense/recall@0.5"] == pytest.approx(100 * (1 / 2) / 2)
-    assert found["dense/precision@0"] == pytest.approx(100 * (2 / 3) / 2), "more than the overlap"
+    assert found["dense@0.5/precision"] == pytest.approx(100 * (2 / 3) / 2)
+    assert found["dense@0.5/recall"] == pytest.approx(100 * (1 / 2) / 2)
+    assert found["dense@0/precision"] == pytest.approx(100 * (2 / 3) / 2), "more than the overlap"
     pairs = ["a man runs on grass", "x", "a man"], [["a man runs on grass"], ["other"], ["a man runs on grass"]]
-    assert found["dense/BLEU1@0.5"] == pytest.approx(100 * bleu(*pairs)[0][0] / 2)
+    assert found["dense@0.5/BLEU1"] == pytest.approx(100 * bleu(*pairs)[0][0] / 2)
     both = [REFERENCE["a"]["sentences"]] * 3
     every = [c for c in pairs[0] for _ in range(2)], [[r] for refs in both for r in refs]
-    assert found["dense/BLEU1@0"] == pytest.approx(100 * bleu(*every)[0][0] / 2), "a caption matches from 0 on"
-    assert found["dense/BLEU1"] == pytest.approx((found["dense/BLEU1@0"] + found["dense/BLEU1@0.5"]) / 2)
+    assert found["dense@0/BLEU1"] == pytest.approx(100 * bleu(*every)[0][0] / 2), "a caption matches from 0 on"
+    assert found["dense/BLEU1"] == pytest.approx((found["dense@0/BLEU1"] + found["dense@0.5/BLEU1"]) / 2)
 
 
 def test_a_single_pair_has_no_cider_and_two_files_pair_separately() -> None:
     row = predicted((0, 10, "a man runs on grass"))
     single = DenseCaptionScores([REFERENCE], (0.5,), ("CIDEr",)).evaluate(row)
-    assert single["dense/CIDEr@0.5"] == 0.0
+    assert single["dense@0.5/CIDEr"] == 0.0
     other = {"a": {"timestamps": [[0, 10]], "sentences": ["the man is running"]}}
     two = DenseCaptionScores([REFERENCE, other], (0.5,), ("CIDEr",)).evaluate(row)
     pairs = ["a man runs on grass"] * 2, [["a man runs on grass"], ["the man is running"]]
-    assert two["dense/CIDEr@0.5"] == pytest.approx(100 * cider(*pairs)[0] / 2)
-    assert two["dense/CIDEr@0.5"] > 0
+    assert two["dense@0.5/CIDEr"] == pytest.approx(100 * cider(*pairs)[0] / 2)
+    assert two["dense@0.5/CIDEr"] > 0
     assert two["dense/recall"] == pytest.approx(50.0), "the better file counts"
 
 
@@ -555,9 +555,9 @@ def test_dense_names_without_java() -> None:
     metric = DenseCaptionScores([REFERENCE], (0.5,), ("METEOR", "BLEU"), tokenizer="ptb")
     found = metric.evaluate(predicted((0, 10, "a man runs")))
     assert {name for name in found if "@" in name} == {
-        *(f"dense/BLEU{n}_simple@0.5" for n in range(1, 5)),
-        "dense/precision@0.5",
-        "dense/recall@0.5",
+        *(f"dense@0.5/BLEU{n}_simple" for n in range(1, 5)),
+        "dense@0.5/precision",
+        "dense@0.5/recall",
     }
     assert metric.absent.keys() == {"METEOR", "PTB tokenizer"}
 

@@ -35,7 +35,9 @@ def by_the_book(task: CVG, batch: CaptionBatch) -> tuple[Tensor, Tensor]:
     caption_terms, grounding_terms = [], []
     for b, words in enumerate(batch.captions):
         grids = [g[batch.segment_index[b]] for g in task.grids(batch)]
-        cells = [F.relu(g.reshape(-1, g.shape[-1]) @ p[0].weight.T + p[0].bias) for g, p in zip(grids, net.projections)]
+        cells = [
+            F.relu(g.reshape(-1, g.shape[-1]) @ p[0].weight.T + p[0].bias) for g, p in zip(grids, net.projections)
+        ]
         mean = torch.stack([v.mean(0) for v in cells]).sum(0)
         h1, c1, h2, c2 = torch.zeros(4, net.options.dim)
         before = 0
@@ -44,7 +46,7 @@ def by_the_book(task: CVG, batch: CaptionBatch) -> tuple[Tensor, Tensor]:
             q = torch.zeros(net.options.dim)
             maps = word_maps(task, batch, b, t)
             term = []
-            for v, a, gamma in zip(cells, net.attentions, maps):
+            for v, a, gamma in zip(cells, net.attentions, maps, strict=True):
                 hidden = torch.tanh(v @ a.key.weight.T + a.key.bias + a.query.weight @ h1 + a.query.bias)
                 alpha = (hidden @ a.score.weight[0] + a.score.bias).softmax(0)
                 q = q + (alpha[:, None] * v).sum(0)
@@ -81,7 +83,9 @@ def word_maps(task: CVG, batch: CaptionBatch, b: int, t: int) -> list[Tensor | N
         for track in tracks(t):
             for f, box in enumerate(track):
                 boxes[f] += [box] if box else []
-    entities = [int(e) for c, v, e in zip(labels.link_caption, labels.link_verb, labels.link_entity) if (c, v) == (b, t)]
+    entities = [
+        int(e) for c, v, e in zip(labels.link_caption, labels.link_verb, labels.link_entity) if (c, v) == (b, t)
+    ]
     if o.action_grounding and entities:
         for need in ("all", "any"):
             for f in range(FRAMES):
@@ -93,7 +97,7 @@ def word_maps(task: CVG, batch: CaptionBatch, b: int, t: int) -> list[Tensor | N
                 low = [min(x[0][k] for x in every) for k in (0, 1)]
                 high = [max(x[0][k] for x in every) for k in (2, 3)]
                 boxes[f].append(([*low, *high], min(max(x[1] for x in g) for g in there)))
-            if any(boxes) or o.missing == "all" and need == "any":
+            if any(boxes) or (o.missing == "all" and need == "any"):
                 break
     if not any(boxes):
         return [None] * len(task.grids(batch))
@@ -195,7 +199,9 @@ def test_words_behind_the_cut_are_not_grounded() -> None:
         cut[name] = cut[name][early]
     links = batch.labels.link_verb < 5
     # links of a late verb need late entities: those of the early one go on to see all of them
-    late = dataclasses.replace(batch.labels, **{k: cut[k][links] for k in ("link_caption", "link_verb", "link_entity")})
+    late = dataclasses.replace(
+        batch.labels, **{k: cut[k][links] for k in ("link_caption", "link_verb", "link_entity")}
+    )
     loss = task.step(batch, "train").losses["grounding"]
     assert torch.equal(loss, task.step(dataclasses.replace(batch, labels=late), "train").losses["grounding"])
 
@@ -375,7 +381,9 @@ def test_predictions_are_in_pixels_of_the_original() -> None:
 @pytest.mark.parametrize("context", [1, 3])
 def test_frames_become_grids(context: int) -> None:
     """Of P passes the first F units count; a trainable encoder gets gradients."""
-    task = CVG(Cells(5, trainable=True, context=context), None, frames=FRAMES, network=NetworkOptions(8, 4, 6, 0.0))
+    task = CVG(
+        Cells(5, trainable=True, context=context), None, frames=FRAMES, network=NetworkOptions(8, 4, 6, 0.0)
+    )
     passes = -(-FRAMES // context)
     frames = torch.randint(256, (2, passes, context, 3, 6, 6), dtype=torch.uint8)
     batch = dataclasses.replace(tiny_caption_batch(SENTENCES[:2]), visual=frames, motion=None)
