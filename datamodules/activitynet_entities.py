@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from ..zoo.text.word_lstm import tokenize
 from .annotations import AnnotationError, check_video_id, read_json, read_moments_json
-from .captions import CaptionDataModule, Split
+from .captions import CaptionDataModule, Split, words_of
 from .segments import Caption, EntityBox, Segment
 
 BOX_WIDTH = 720.0  # pixels of a frame, in the coordinates of the files
@@ -43,7 +43,7 @@ class ActivityNetEntities(CaptionDataModule):
         self.boxes = boxes
         self._read: dict[str, list[Segment]] = {}
 
-    @property
+    @cached_property
     def classes(self) -> set[str]:
         """Object classes, where the annotation is read."""
         return set(self._annotation("test")["vocab"]) if self.boxes else set()
@@ -109,7 +109,7 @@ class ActivityNetEntities(CaptionDataModule):
     def _from_captions(self, split: Split) -> Iterator[Segment]:
         ids = set(self._ids(split))
         for query in read_moments_json(self.captions / ("train.json" if split == "train" else "val_1.json")):
-            tokens = tuple(tokenize(query.text))
+            tokens = words_of(query.text)
             if query.video_id in ids and tokens:
                 caption = Caption(query.text, tokens)
                 yield Segment(query.query_id, query.video_id, query.start_s, query.end_s, (caption,))

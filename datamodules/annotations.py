@@ -47,6 +47,7 @@ class SplitReport:
         used: queries left.
         repaired: e.g. ends beyond the video, set to its end.
         dropped: e.g. queries of missing videos.
+        unit: what is counted.
     """
 
     split: str
@@ -54,9 +55,10 @@ class SplitReport:
     used: int = 0
     repaired: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     dropped: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    unit: str = "queries"
 
     def __str__(self) -> str:
-        text = f"{self.split}: {self.used} of {self.official} queries"
+        text = f"{self.split}: {self.used} of {self.official} {self.unit}"
         for verb, reasons in (("repaired", self.repaired), ("dropped", self.dropped)):
             for reason, ids in reasons.items():
                 names = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")

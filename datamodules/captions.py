@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
+import re
+import sys
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..zoo.batch import CaptionBatch, WordLabels
+from ..zoo.text.word_lstm import tokenize
 from ..zoo.video.base import VideoEncoder, pool_cells
 from .annotations import AnnotationError, SplitReport
 from .extraction import build_store, default_store
@@ -24,14 +28,22 @@ from .labels import LabelError, LabelStore, VideoLabels, WordTrack
 from .loader import ResumableLoader, plain_loader
 from .packets import VideoError
 from .reading import Gatherer
-from .samples import Sampled, read_samples, unit_at
+from .samples import Sampled, read_passes, unit_at
 from .segments import Segment, sample_times
-from .video import probe
+from .video import FrameReader, probe
 from .video_files import find_videos
 
 log = logging.getLogger(__name__)
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+# what Treebank's rules do more with than split at blanks, in lower-cased text without full stops
+NOT_PLAIN = re.compile(r"[^a-z0-9 -]|--|\b(?:cannot|gimme|gonna|gotta|lemme|wanna)\b")
+
+
+def words_of(text: str) -> tuple[str, ...]:
+    """Lower-cased Treebank words: those of `tokenize`, whose many rules only sentences get that need them."""
+    plain = text.lower().replace(".", "")
+    return tuple(map(sys.intern, tokenize(text) if NOT_PLAIN.search(plain) else plain.split()))
 
 
 class SampleReader(Protocol):
@@ -66,7 +78,7 @@ class CaptionDataset(Dataset[CaptionBatch]):
         samples: of the split.
         reader: how the task looks at a segment.
         stores: features of every stream; empty where frames are read from `files`.
-        files: video files by id.
+        files: video files by id; of samples with features, only for the size of the original.
         labels: boxes of words, or None.
     """
 
@@ -82,7 +94,9 @@ class CaptionDataset(Dataset[CaptionBatch]):
         self.specs = [encoder.spec for encoder in reader.streams]
         self.grids = [encoder.grid for encoder in reader.streams]
         self.frames, self.max_cells = reader.frames, reader.max_cells
+        self._labelled = set() if labels is None else labels.ids  # a look into the folder
         self._kept: dict[str, VideoLabels] = {}
+        self._sizes: dict[str, tuple[float, float]] = {}
         source = str(stores[0].path if stores else next(iter(files.values())).parent)
         self._gatherer = Gatherer(len(samples), self._segment_of, self._read, source)
 
@@ -132,14 +146,26 @@ class CaptionDataset(Dataset[CaptionBatch]):
         end = math.nan if segment.end_s is None else segment.end_s
         if self.stores:
             grids = [self._grid(k, segment) for k in range(len(self.stores))]
-            labels = self._video_labels(segment.video_id)
-            size = (math.nan, math.nan) if labels is None else (float(labels.width), float(labels.height))
-            return SegmentFeatures(grids, (segment.start_s, end), size)
-        samples = read_samples(
-            self.files[segment.video_id], self.specs, self.frames, segment.start_s, segment.end_s
-        )
-        width, height = samples.size
-        return SegmentFeatures(samples.passes, samples.span_s, (float(width), float(height)))
+            return SegmentFeatures(grids, (segment.start_s, end), self._size(segment.video_id))
+        with FrameReader(self.files[segment.video_id]) as reader:
+            info = reader.info
+            end = info.duration_s if segment.end_s is None else segment.end_s
+            times = sample_times(segment.start_s, end, self.frames).tolist()  # behind the end: the last picture
+            passes = [read_passes(reader, spec, times) for spec in self.specs]
+        return SegmentFeatures(passes, (segment.start_s, end), (float(info.width), float(info.height)))
+
+    def _size(self, video_id: str) -> tuple[float, float]:
+        """Width and height of the original, as its labels or its file tell; NaN where neither does."""
+        labels = self._video_labels(video_id)
+        if labels is not None:
+            return float(labels.width), float(labels.height)
+        if video_id not in self._sizes:
+            self._sizes[video_id] = (math.nan, math.nan)
+            if video_id in self.files:
+                with contextlib.suppress(VideoError):  # its features are there: nothing else is lost
+                    info = probe(self.files[video_id])
+                    self._sizes[video_id] = (float(info.width), float(info.height))
+        return self._sizes[video_id]
 
     def _grid(self, stream: int, segment: Segment) -> Tensor:
         """Grids of the sampled frames ``(F, h, w, C)``: stored as such, or the nearest of a whole video's."""
@@ -166,7 +192,7 @@ class CaptionDataset(Dataset[CaptionBatch]):
     # ---- labels -----------------------------------------------------------------------------------------
 
     def _video_labels(self, video_id: str) -> VideoLabels | None:
-        if self.labels is None or video_id not in self.labels.ids:
+        if self.labels is None or video_id not in self._labelled:
             return None
         if video_id not in self._kept:
             self._kept[video_id] = self.labels.read(video_id)
@@ -224,6 +250,7 @@ class CaptionDataModule(L.LightningDataModule):
         num_workers: loading (and encoding) processes; 0 works in the main process.
         vocabulary_from: captions that give the vocabulary.
         max_captions: captions of a segment that are trained on, the first ones; None takes all.
+        test_split: what `test` and `predict` read: `val` for tables of the validation split, such as CVG's Table 1.
         seed: of the order of training samples.
     """
 
@@ -240,6 +267,7 @@ class CaptionDataModule(L.LightningDataModule):
         num_workers: int = 4,
         vocabulary_from: Literal["train", "train_val"] = "train",
         max_captions: int | None = None,
+        test_split: Literal["val", "test"] = "test",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -251,6 +279,7 @@ class CaptionDataModule(L.LightningDataModule):
         self.labels = None if labels is None else Path(labels)
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.vocabulary_from, self.max_captions, self.seed = vocabulary_from, max_captions, seed
+        self.test_split = test_split
         self.stores: list[FeatureStore] = []
         self.reports: dict[str, SplitReport] = {}
         self._datasets: dict[str, CaptionDataset] = {}
@@ -279,6 +308,8 @@ class CaptionDataModule(L.LightningDataModule):
     def prepare_data(self) -> None:
         """Encode the segments that have no features yet; one process per machine does this."""
         task = self._task()
+        if self.labels is not None:
+            LabelStore(self.labels).check(task.frames)  # encoding takes long: wrong labels are told before
         if any(encoder.trainable for encoder in task.streams):
             return
         for encoder, given, store in zip(task.streams, self._given(task), self._caches(task), strict=True):
@@ -301,7 +332,7 @@ class CaptionDataModule(L.LightningDataModule):
                 self.stores.append(FeatureStore(given or made))
                 self.stores[-1].check(encoder)
         needed: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
-        for split in needed.get(stage, ("test",)):
+        for split in needed.get(stage, (self.test_split,)):
             if split not in self._datasets:
                 self._datasets[split] = self._dataset(split, task)
                 log.info("%s %s", type(self).__name__, self.reports[split])
@@ -316,11 +347,11 @@ class CaptionDataModule(L.LightningDataModule):
 
     def test_dataloader(self) -> ResumableLoader[CaptionBatch]:
         """Segments of the test split with their first caption, in the order of the file."""
-        return self._loader("test", self.eval_batch_size)
+        return self._loader(self.test_split, self.eval_batch_size)
 
     def predict_dataloader(self) -> DataLoader[CaptionBatch]:
         """The test split; a plain loader, since Lightning rebuilds the one it predicts from."""
-        return plain_loader(self._datasets["test"], self.eval_batch_size, self.num_workers)
+        return plain_loader(self._datasets[self.test_split], self.eval_batch_size, self.num_workers)
 
     def provenance(self) -> dict[str, Any]:
         """What a metric was computed on, JSON-ready: data set, counts, features, labels."""
@@ -382,9 +413,11 @@ class CaptionDataModule(L.LightningDataModule):
         return moments
 
     def _dataset(self, split: Split, task: SampleReader) -> CaptionDataset:
-        report = self.reports[split] = SplitReport(split)
+        report = self.reports[split] = SplitReport(split, unit="captions")
         segments = self.read(split)
         files = {} if self.stores else self._files()
+        if self.stores and split != "train" and self.videos.exists():
+            files = find_videos(self.videos)  # boxes of answers are in pixels of the file
         samples, seen = [], set()
         for segment in segments:
             wanted = [segment.captions[0]] if split != "train" else segment.captions[: self.max_captions]

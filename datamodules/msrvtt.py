@@ -6,9 +6,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from ..zoo.text.word_lstm import tokenize
 from .annotations import AnnotationError, check_video_id, read_json
-from .captions import CaptionDataModule, Split
+from .captions import CaptionDataModule, Split, words_of
 from .segments import Caption, Segment
 
 NAMES = {"train": "train", "val": "validate", "test": "test"}
@@ -51,7 +50,7 @@ def read_clips(path: Path) -> dict[str, list[Segment]]:
     try:
         for sentence in stored["sentences"]:
             text = str(sentence["caption"]).strip()
-            tokens = tuple(tokenize(text))
+            tokens = words_of(text)
             if tokens:
                 captions[sentence["video_id"]].append(Caption(text, tokens))
         for clip in stored["videos"]:

@@ -185,10 +185,11 @@ class CaptionTask(Task):
         every: tuple[Score, ...] = ("BLEU", "METEOR", "ROUGE_L", "CIDEr", "SPICE")
         metrics: dict[str, Any] = {"captions": CaptionScores(every, tokenizer="ptb")}
         data = self.datamodule
-        references = data.dense_references(stage) if hasattr(data, "dense_references") else None
+        split = getattr(data, "test_split", stage)
+        references = data.dense_references(split) if hasattr(data, "dense_references") else None
         if references:
             metrics["dense"] = DenseCaptionScores(references, scores=every, tokenizer="ptb")
-        entities = data.entity_reference(stage) if hasattr(data, "entity_reference") else None
+        entities = data.entity_reference(split) if hasattr(data, "entity_reference") else None
         if entities is not None:
             metrics["grounding"] = EntityGrounding(*entities)
         return MetricCollection(metrics, compute_groups=False)

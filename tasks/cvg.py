@@ -48,7 +48,7 @@ from .captions import Answers, CaptionTask, places_of, scores_of
 
 PAPER_STAGES = (Stage(losses=("caption", "grounding"), lr=5e-4, epochs=25, schedule=StepDecay(0.8, 3, 3)),)
 EVAL_LENGTH = 40  # words of given captions that are looked at in evaluation (GVD)
-CHUNK = {"cpu": 2**18, "cuda": 2**25}  # numbers per piece of the attention's hidden layer; a CPU's cache holds it
+CHUNK, GPU_CHUNK = 2**18, 2**25  # numbers per piece of the attention's hidden layer; a CPU's cache holds them
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ class AdditiveAttention(nn.Module):
 
     def forward(self, keys: Tensor, hidden: Tensor) -> Tensor:
         """``(B, G, A)`` keys and ``(B, N, dim)`` states h_1 -> logits ``(B, N, G)``."""
-        query, chunk = self.query(hidden), CHUNK["cpu" if keys.is_cpu else "cuda"] // keys.shape[1:].numel()
+        query, chunk = self.query(hidden), (CHUNK if keys.is_cpu else GPU_CHUNK) // keys.shape[1:].numel()
         steps = max(1, min(query.shape[1], chunk))
         rows = max(1, chunk // steps)
         return torch.cat(
@@ -211,9 +211,9 @@ class CVGNetwork(nn.Module):
             words: ``(B, N)`` int64, the words *before* each step; the first is 0.
         """
         mean = memory.mean[:, None].expand(-1, words.shape[1], -1)
-        h1, _ = self.attention_lstm(torch.cat([mean, self._embed(words)], dim=-1))  # Eq. 1
+        h1 = _recur(self.attention_lstm, torch.cat([mean, self._embed(words)], dim=-1))  # Eq. 1
         logits, q = self._look(memory, h1)
-        h2, _ = self.language_lstm(torch.cat([q, h1], dim=-1))  # Eq. 7
+        h2 = _recur(self.language_lstm, torch.cat([q, h1], dim=-1))  # Eq. 7
         return CaptionOutput(self.head(self.dropout(h2)), logits)  # Eq. 8
 
     def _look(self, memory: Memory, h1: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -247,6 +247,13 @@ class CVGNetwork(nn.Module):
         h2, c2 = torch.lstm_cell(given, (h2, c2), *self.language_lstm.all_weights[0])
         logits: Tensor = self.head(self.dropout(h2))
         return logits, (h1, c1, h2, c2)
+
+
+def _recur(lstm: nn.LSTM, x: Tensor) -> Tensor:
+    """States of all steps; on a CPU in float32, where torch 2.13 (oneDNN) gives wrong gradients in bfloat16."""
+    with torch.autocast(x.device.type, enabled=torch.is_autocast_enabled(x.device.type) and not x.is_cpu):
+        states: Tensor = lstm(x.to(lstm.weight_ih_l0.dtype) if x.is_cpu else x)[0]
+    return states
 
 
 # ---- the task -------------------------------------------------------------------------------------------
@@ -312,12 +319,11 @@ class CVG(CaptionTask):
         """Losses of the given captions; in evaluation also sentences of the model's own, and where it looked."""
         memory = self.network.remember(self.grids(batch))
         own = memory.rows(batch.segment_index)
+        limit = self.max_length if stage == "train" else max(self.max_length, EVAL_LENGTH)
+        targets, mask = self._targets(batch.captions, limit)
+        forced = self.network(own, F.pad(targets, (1, 0))[:, :-1])
         losses: dict[str, Tensor] = {}
-        forced: CaptionOutput | None = None
         if stage != "predict":
-            limit = self.max_length if stage == "train" else max(self.max_length, EVAL_LENGTH)
-            targets, mask = self._targets(batch.captions, limit)
-            forced = self.network(own, F.pad(targets, (1, 0))[:, :-1])
             losses = {"caption": self._caption_loss(forced.logits, targets, mask)}
             if self.grounding.any:
                 losses["grounding"] = self.grounding.weight * self._grounding_loss(forced.attention, batch)
@@ -339,9 +345,7 @@ class CVG(CaptionTask):
         """Eq. 10."""
         losses = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
         total = (losses * mask.flatten()).sum()
-        if self.caption_loss == "sentence_sum":
-            return total / len(targets)
-        return total / self.normaliser(mask.sum())
+        return total / self.normaliser(mask.sum() if self.caption_loss == "token_mean" else mask[:, 0].sum())
 
     def _grounding_loss(self, attention: Sequence[Tensor], batch: CaptionBatch) -> Tensor:
         """Eq. 5, mean over all grounded words."""
@@ -385,9 +389,13 @@ class CVG(CaptionTask):
         def step(word: Tensor, state: State) -> tuple[Tensor, State]:
             return self.network.step(memory, word, state)
 
+        def keep(segments: Tensor) -> None:
+            nonlocal memory
+            memory = memory.rows(segments)
+
         if beam_size == 1:
             return generate(step, begin, self.max_length)
-        return beam_search(step, begin, self.max_length, beam_size, length_penalty)
+        return beam_search(step, begin, self.max_length, beam_size, length_penalty, keep=keep)
 
     def describe(self, grids: Sequence[Tensor], beam_size: int, length_penalty: float) -> Answers:
         """See `CaptionTask.describe`."""

@@ -1,4 +1,4 @@
-"""Verbs that only predict: what they read of a configuration, their trainer's options, and how it is kept quiet."""
+"""Verbs that only predict: what they read of a configuration, and their trainer."""
 
 from __future__ import annotations
 

@@ -260,7 +260,12 @@ def metrics_tables(values: dict[str, float], references: list[Reference]) -> lis
         for column in ("", *columns):
             parts[-1].add_column(column, justify="right" if column else "left")
         for name in names:
-            parts[-1].add_row(name, *(f"{subsets[name][column]:.1f}" for column in columns))
+            rows = {name: subsets[name]}
+            for r in references:  # published values under the same names
+                of_part = {key.rsplit("/", 1)[1]: v for key, v in r.values.items() if key.split("/")[1:-1] == [name]}
+                rows |= {f"{r.name} ({r.source})": of_part} if of_part else {}
+            for label, row in rows.items():
+                parts[-1].add_row(label, *(f"{row[c]:.1f}" if c in row else "" for c in columns))
     return [main, *parts]
 
 

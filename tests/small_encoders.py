@@ -1,4 +1,4 @@
-"""Every encoder of the zoo as small as it gets, for runs through the command line: which settings to change."""
+"""Encoders, trackers and detectors as small as they get, for runs through the command line."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def shrink(encoder: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Settings that make an encoder tiny and give it random weights.
+    """Settings that make an encoder, a tracker or a detector tiny and give it random weights.
 
     Args:
         encoder: ``{"class_path": ..., "init_args": ...}`` of a configuration.
         folder: where files may be put that the settings name.
     """
-    name, weights = encoder["class_path"].split(".")[-1], str(encoder["init_args"].get("weights", ""))
+    name, weights = encoder["class_path"].split(".")[-1], str(encoder.get("init_args", {}).get("weights", ""))
     folder.mkdir(parents=True, exist_ok=True)
     if name in ("ImageModel", "VideoModel"):
         kinds = IMAGE_MODELS if name == "ImageModel" else VIDEO_MODELS
@@ -61,6 +61,12 @@ def shrink(encoder: dict[str, Any], folder: Path) -> dict[str, Any]:
         parts = encoder["init_args"]["encoders"]
         small = [shrink(part, folder / str(k)) for k, part in enumerate(parts)]
         return {"encoders": [p | {"init_args": p["init_args"] | s} for p, s in zip(parts, small, strict=True)]}
+    if name == "Sam2Tracker":
+        return {"weights": "random", "config": tiny_models.tracker_config("sam2_video")}
+    if name == "ZeroShotDetector":
+        tiny_models.bert_tokenizer().save_pretrained(folder)
+        config = tiny_models.detector_config("grounding-dino")
+        return {"weights": "random", "config": config, "tokenizer": str(folder), "size": 64}
     if name not in SMALL:
         return {}
     if name == "MILNCEText":

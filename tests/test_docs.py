@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import importlib
 import importlib.util
 import inspect
 import io
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import yaml
+from lightning import LightningDataModule
 
 from groundzoo.zoo.video.published import PUBLISHED, Published
 from groundzoo.zoo.video.spec import FrameSpec
@@ -30,7 +32,8 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 TUTORIALS = ["extend/paper.md", "extend/encoder.md", "extend/dataset.md"]
 TRAINING = ("fit", "validate", "test", "predict")
-BUILT_LATER = (*TRAINING, "extract")  # verbs whose parser is made when they run
+BUILT_LATER = (*TRAINING, "extract", "annotate")  # verbs whose parser is made when they run
+EXAMPLES = ["annotate.md", "concepts.md", "metrics.md"]  # their titled Python blocks print what they say
 TINY = ["--config", "logger/csv.yaml", "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2",
         "--data.init_args.num_workers", "0"]  # fmt: skip
 
@@ -139,10 +142,11 @@ def test_every_packaged_configuration_is_described() -> None:
 
 
 def test_no_configuration_is_named_that_does_not_exist() -> None:
+    folders = "|".join(path.name for path in (ROOT / "configs").iterdir() if path.is_dir())
     for page in PAGES:
         local = {block.title for block in blocks(page)}
         text = page.read_text(encoding="utf-8")
-        for name in re.findall(r"\b((?:tasks|encoders|text|features|trainer|logger|ablations)/\w+\.yaml)\b", text):
+        for name in re.findall(rf"\b((?:{folders})/\w+\.yaml)\b", text):
             known = name in local or (ROOT / "configs" / name).is_file() or f"configs/{name}" in text
             assert known, f"{page.name}: {name}"
 
@@ -153,6 +157,20 @@ def test_every_public_class_is_mentioned() -> None:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 assert re.search(rf"`[\w.]*\b{node.name}\b", text), f"{path.relative_to(ROOT)}: {node.name}"
+
+
+def test_the_map_of_classes_is_right() -> None:
+    text = (DOCS / "api.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?) \| (`.*?) \|", text, re.M)
+    rows += [(names, module) for names, module in re.findall(r"((?:`\w+`,?\s+)+)\((`[\w.]+`)\)", text)]
+    assert len(rows) > 100
+    for names, places in rows:
+        modules = []
+        for place in re.findall(r"`([\w.]+)`", places):
+            place = f"datamodules.{place}" if place.startswith("toyworld.") else place
+            modules.append(importlib.import_module(f"groundzoo.{place}"))
+        for name in re.findall(r"`([\w.]+)`", names):
+            assert any(hasattr(module, name.split(".")[-1]) for module in modules), f"api.md: {name}, {places}"
 
 
 def test_quoted_messages_are_those_of_the_code() -> None:
@@ -179,7 +197,17 @@ def test_own_verbs_parse() -> None:
             if words[0] == "groundzoo" and words[1] not in BUILT_LATER:
                 assert parser.parse_args(words[1:]).subcommand == words[1], where
                 seen.add(words[1])
-    assert seen == {"list", "toyworld", "ground"}
+    verbs = next(a for a in parser._actions if a.dest == "subcommand").choices
+    assert seen == verbs.keys() - set(BUILT_LATER), "every verb is shown in use"
+
+
+def test_every_verb_is_in_the_list_of_commands() -> None:
+    from groundzoo.cli import _parser
+
+    verbs = next(a for a in _parser()._actions if a.dest == "subcommand").choices
+    listed = re.findall(r"^\| (`groundzoo .*?) \|", (DOCS / "index.md").read_text(encoding="utf-8"), re.M)
+    named = {name.split()[-1] for row in listed for name in re.findall(r"`(?:groundzoo )?(\w+)", row)}
+    assert named == set(verbs)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(DOCS).as_posix())
@@ -192,7 +220,10 @@ def test_other_verbs_parse(page: Path, tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["groundzoo"])
     for where, words in commands(page):
-        words = words[next((k for k, w in enumerate(words) if "=" not in w), 0) :]  # VARIABLE=value in front
+        first = next((k for k, w in enumerate(words) if "=" not in w), 0)  # VARIABLE=value in front
+        if "PYTHONPATH=." in words[:first]:
+            monkeypatch.syspath_prepend(tmp_path)
+        words = words[first:]
         if words[:1] == ["groundzoo"] and words[1] in BUILT_LATER:
             printed = io.StringIO()
             words = [w for w in words[1:] if w != "--print_config"] + ["--print_config"]
@@ -210,7 +241,6 @@ def test_make_targets_exist() -> None:
 
 def test_named_arguments_exist() -> None:
     from groundzoo.cli import import_everything
-    from groundzoo.datamodules.grounding import GroundingDataModule
     from groundzoo.tasks.base import Task
 
     import_everything()
@@ -221,7 +251,7 @@ def test_named_arguments_exist() -> None:
             found |= arguments(child)
         return found
 
-    for prefix, base in (("model", Task), ("data", GroundingDataModule)):
+    for prefix, base in (("model", Task), ("data", LightningDataModule)):
         for name in re.findall(rf"{prefix}\.init_args\.(\w+)", everything()):
             assert name in arguments(base), f"{prefix}.init_args.{name}"
 
@@ -243,13 +273,14 @@ def test_blocks_are_well_formed(page: Path) -> None:
             json.loads(block.text)
 
 
-def test_examples_of_the_concepts_run() -> None:
-    examples = [block for block in blocks(DOCS / "concepts.md") if block.language == "python" and block.title]
+@pytest.mark.parametrize("page", EXAMPLES)
+def test_examples_print_what_they_say(page: str) -> None:
+    examples = [block for block in blocks(DOCS / page) if block.language == "python" and block.title]
     assert examples
     for block in examples:
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(compile(block.text, block.where, "exec"), {})
+            exec(compile(block.text, block.where, "exec"), {"__name__": "example"})
         said = [line.partition("# ")[2] for line in block.text.splitlines() if line.startswith("print(")]
         assert printed.getvalue().splitlines() == said, block.where
 
@@ -267,6 +298,7 @@ FAMILY_PAGES = {
     "VideoModel": "video_models",
     "VGGish": "vggish",
 }
+WEIGHTLESS = ("PixelGrid", "AppearanceGrid", "MotionGrid")
 
 
 def table_row(*cells: str) -> str:
@@ -319,12 +351,12 @@ def test_the_page_of_a_family_has_its_weights(encoder: str) -> None:
 
 def test_every_encoder_and_its_overlays_have_a_page() -> None:
     pages = {page.stem: page.read_text(encoding="utf-8") for page in (DOCS / "encoders").glob("*.md")}
-    assert {*FAMILY_PAGES.values(), "combined", "text", "index"} == pages.keys()
+    assert {*FAMILY_PAGES.values(), "weightless", "combined", "text", "index"} == pages.keys()
     assert {entry.encoder for entry in PUBLISHED.values()} == FAMILY_PAGES.keys()
     for path in sorted((ROOT / "configs" / "encoders").glob("*.yaml")):
         model = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["init_args"]
         kind = model["video_encoder"]["class_path"]
-        page = {**FAMILY_PAGES, "Combined": "combined", "PixelGrid": "index"}[kind]
+        page = {**FAMILY_PAGES, "Combined": "combined", **dict.fromkeys(WEIGHTLESS, "weightless")}[kind]
         assert f"encoders/{path.name}" in pages[page], f"docs/encoders/{page}.md lacks encoders/{path.name}"
     for path in sorted((ROOT / "configs" / "text").glob("*.yaml")):
         assert f"text/{path.name}" in pages["text"], f"docs/encoders/text.md lacks text/{path.name}"
@@ -390,7 +422,8 @@ def run_commands(lines: list[list[str]], folder: Path, path: list[Path]) -> str:
 def shortened(words: list[str]) -> list[str]:
     """A command line of a tutorial, on a world of eight videos."""
     if words[0] == "groundzoo" and words[1] in TRAINING:
-        hold_out = [] if "tables.yaml" in words else ["--data.init_args.val_fraction", "0.4"]
+        tables = {"tables.yaml", "sentences.yaml"} & set(words)  # have a validation split of their own
+        hold_out = [] if tables else ["--data.init_args.val_fraction", "0.4"]
         return [*words, *TINY, *hold_out]
     return words
 
@@ -411,8 +444,13 @@ def test_tutorial(name: str, world: Path, tmp_path: Path) -> None:
     install(tmp_path)
     said = run_commands(lines, tmp_path, [tmp_path])
     assert "does not load" not in said
-    metrics = next(tmp_path.glob("runs/*/metrics.json"))
-    assert "test/R1@0.5" in json.loads(metrics.read_text(encoding="utf-8"))
+    runs = {p.parent.name: json.loads(p.read_text(encoding="utf-8")) for p in tmp_path.glob("runs/*/metrics.json")}
+    captions = runs.pop("sentences", None)
+    assert runs
+    assert all("test/R1@0.5" in metrics for metrics in runs.values())
+    if name == "extend/dataset.md":
+        assert captions is not None
+        assert {"test/CIDEr", "test/CIDEr_simple"} & captions.keys()
 
 
 @pytest.mark.slow

@@ -81,10 +81,12 @@ def beam_search(
     beam_size: int,
     length_penalty: float = 0.0,
     end: int = 0,
+    keep: Callable[[Tensor], None] | None = None,
 ) -> Sentences:
     """The best of `beam_size` sentences that are kept at every step, for all videos at once.
 
-    A finished sentence stays in its beam with its log-probability.
+    A finished sentence stays in its beam with its log-probability. A video is settled when none of its unfinished
+    sentences can become better than its best finished one.
 
     Args:
         step: as for `generate`, with V x beam_size rows; rows of one video are next to each other.
@@ -94,18 +96,23 @@ def beam_search(
         length_penalty: the best sentence is the one with the greatest log-probability divided by its length (the
             end counts) to this power; 0 compares log-probabilities, as GVD does.
         end: id that begins and ends every sentence.
+        keep: told, whenever half of the videos are settled, which of them go on, ``(v,)`` int64 of those before;
+            `step` gets the rows of these alone from then on. None: all rows stay to the end.
     """
     rows, device = len(state[0]), state[0].device
     state = tuple(x.repeat_interleave(beam_size, 0) for x in state)
+    answers = torch.full((rows, max_length), end, dtype=torch.int64, device=device)
+    totals = torch.zeros(rows, device=device)
+    video = torch.arange(rows, device=device)  # those that are searched
     words = torch.zeros(rows, beam_size, 0, dtype=torch.int64, device=device)
     word = torch.full((rows, beam_size), end, dtype=torch.int64, device=device)
     done = torch.zeros(rows, beam_size, dtype=torch.bool, device=device)
     log_prob = torch.full((rows, beam_size), -torch.inf, device=device)
     log_prob[:, 0] = 0.0  # all beams begin alike: only one of them may go on
-    first_row = torch.arange(rows, device=device)[:, None] * beam_size
-    for _ in range(max_length):
+    settled = torch.zeros(rows, dtype=torch.bool, device=device)
+    for place in range(max_length):
         logits, state = step(word.flatten(), state)
-        scores = logits.float().log_softmax(-1).unflatten(0, (rows, beam_size))
+        scores = logits.float().log_softmax(-1).unflatten(0, (-1, beam_size))
         vocabulary = scores.shape[-1]
         scores = scores.masked_fill(done[..., None], -torch.inf)
         scores[..., end] = scores[..., end].masked_fill(done, 0.0)
@@ -114,10 +121,23 @@ def beam_search(
         parent, word = best // vocabulary, best % vocabulary
         words = torch.cat([words.gather(1, parent[..., None].expand_as(words)), word[..., None]], dim=2)
         done = done.gather(1, parent) | (word == end)
+        first_row = torch.arange(len(video), device=device)[:, None] * beam_size
         state = tuple(x[(first_row + parent).flatten()] for x in state)
-        if bool(done.all()):
+
+        lengths = ((words == end).cumsum(2) == 0).sum(2) + 1
+        value, best = (log_prob / lengths.float() ** length_penalty).max(1)
+        hope = (log_prob / float(max_length + 1) ** length_penalty).masked_fill(done, -torch.inf).amax(1)
+        now = (value > hope) & ~settled if place + 1 < max_length else ~settled
+        answers[video[now], : place + 1] = words[now, best[now]]
+        totals[video[now]] = log_prob[now, best[now]]
+        settled = settled | now
+        if bool(settled.all()):
             break
-    lengths = ((words == end).cumsum(2) == 0).sum(2) + 1
-    best = (log_prob / lengths.float() ** length_penalty).argmax(1)
-    row = torch.arange(rows, device=device)
-    return _sentences(words[row, best], log_prob[row, best], end)
+        if keep is not None and 2 * int(settled.sum()) >= len(settled):
+            stay = (~settled).nonzero().squeeze(1)
+            keep(stay)
+            state = tuple(x.unflatten(0, (-1, beam_size))[stay].flatten(0, 1) for x in state)
+            video, words, word, done, log_prob, settled = (
+                x[stay] for x in (video, words, word, done, log_prob, settled)
+            )
+    return _sentences(answers, totals, end)

@@ -11,7 +11,8 @@ elsewhere, and their scores fall by half. Finished runs are not repeated, so it 
 
 Words are judged with the given caption (teacher forcing), against the true boxes of all frames: whether the one
 most attended cell of all frames touches the true box of the word's actor (of the acting one for verbs), and
-whether it lies in a frame where the actor is covered or blurred. Captions are judged against both orders of their actors.
+whether it lies in a frame where the actor is covered or blurred. Captions are judged against both orders of their
+actors.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ def _truth(world: Path, segment_id: str) -> tuple[list[dict[str, Any]], dict[str
 
 
 def _peak(logits: torch.Tensor, shape: torch.Size, actor: dict[str, Any], frames: list[int]) -> tuple[bool, bool]:
-    """Whether the most attended cell touches the actor's box, and whether the actor is poorly seen in its frame."""
+    """Whether the most attended cell touches the actor's box, and whether its frame shows the actor poorly."""
     h, w = shape[2:4]
     frame, row, column = np.unravel_index(int(logits.argmax()), (shape[1], h, w))
     box, poor = actor["boxes"][frames[frame]], frames[frame] in actor["poor"]

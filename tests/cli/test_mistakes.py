@@ -53,6 +53,7 @@ def test_second_missing_configuration_is_the_one_named(cli: Callable) -> None:
         (["--model.class_path", "DRM"], "model: 'DRM'", "Did you mean DRN?"),
         (["--data", "CharadesSAT"], "data: 'CharadesSAT'", "Did you mean CharadesSTA?"),
         (["--model.video_encoder", "PixelGird"], "model.video_encoder: 'PixelGird'", "Did you mean PixelGrid"),
+        (["--model", "CVG", "--model.motion_encoder", "MotionGird"], "motion_encoder: 'MotionGird'", "MotionGrid"),
         (["--model.text_encoder", "WordLTSM"], "model.text_encoder: 'WordLTSM'", "Did you mean WordLSTM?"),
         (["--model.video_encoder", "zzzz"], "model.video_encoder: 'zzzz'", "ImageModel, "),
         (["--model", "groundzoo.tasks.drn.DRM"], "model: 'groundzoo.tasks.drn.DRM'", "Did you mean DRN?"),
@@ -63,6 +64,24 @@ def test_unknown_class(words: list[str], where: str, meant: str, cli: Callable) 
     assert where in message
     assert meant in message
     assert "TACoS or MomentTask" not in message
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("annotate propagate --tracker TemplatTracker", "tracker: 'TemplatTracker' is no class|TemplateTracker"),
+        ("annotate propagate --detector ColorDetector", "detector: 'ColorDetector' is no class|ColourDetector"),
+        ("annotate propagate --linker groundzoo.zoo.text.RulLinker", "linker: |RuleLinker"),
+        ("annotate propagate --max_fraems 3", "there is no option 'max_fraems'|max_frames"),
+        ("annotate propagate --trainer.devicez 3", "there is no option 'trainer.devicez'|trainer.devices"),
+        ("extract --vidoes x", "there is no option 'vidoes'|videos"),
+    ],
+)
+def test_mistakes_of_the_verbs_that_predict(words: str, said: str, cli: Callable) -> None:
+    message = refused(cli, *words.split())
+    where, meant = said.split("|")
+    assert where in message
+    assert f"Did you mean {meant}" in message
 
 
 @pytest.mark.parametrize(

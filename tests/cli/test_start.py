@@ -29,7 +29,15 @@ def cpu_of(*words: str) -> tuple[float, subprocess.CompletedProcess[str]]:
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], [], ["list"], ["list", "tasks"], ["--version"], ["ground", "--help"]]
+    "words",
+    [
+        ["--help"],
+        [],
+        ["list"],
+        ["list", "tasks"],
+        ["--version"],
+        *([verb, "--help"] for verb in ("ground", "caption", "annotate")),
+    ],
 )
 def test_light_verbs_are_fast_and_import_nothing_heavy(words: list[str]) -> None:
     probe = (
@@ -45,7 +53,18 @@ def test_light_verbs_are_fast_and_import_nothing_heavy(words: list[str]) -> None
 
 def test_help_names_every_verb() -> None:
     _, done = cpu_of("-m", "groundzoo", "--help")
-    for verb in ("fit", "validate", "test", "predict", "list", "toyworld", "ground"):
+    for verb in (
+        "fit",
+        "validate",
+        "test",
+        "predict",
+        "list",
+        "toyworld",
+        "extract",
+        "annotate",
+        "ground",
+        "caption",
+    ):
         assert re.search(rf"^\s+{verb}\s+\w", done.stdout, re.MULTILINE), f"{verb} has no line of help"
 
 
@@ -73,6 +92,9 @@ def test_list_describes_everything(cli: Callable) -> None:
         "tasks",
         "video encoders",
         "text encoders",
+        "trackers",
+        "detectors",
+        "verb linkers",
         "data modules",
         "weights for encoders",
         "configs",
@@ -92,7 +114,10 @@ def test_list_misses_no_class_that_a_configuration_can_name(cli: Callable) -> No
     from groundzoo.cli import import_everything
     from groundzoo.tasks.base import Task
     from groundzoo.tasks.hints import subclasses
+    from groundzoo.zoo.detection import Detector
     from groundzoo.zoo.text.base import TextEncoder
+    from groundzoo.zoo.text.verb_links import VerbLinker
+    from groundzoo.zoo.tracking.base import Tracker
     from groundzoo.zoo.video.base import VideoEncoder
 
     import_everything()
@@ -108,10 +133,14 @@ def test_list_misses_no_class_that_a_configuration_can_name(cli: Callable) -> No
         "tasks": Task,
         "video encoders": VideoEncoder,
         "text encoders": TextEncoder,
+        "trackers": Tracker,
+        "detectors": Detector,
+        "verb linkers": VerbLinker,
         "data modules": L.LightningDataModule,
     }
     for title, base in bases.items():
         assert set(found[title]) == subclasses(base) & own, title
+        assert found[title], title
 
 
 def test_list_of_a_part(cli: Callable) -> None:

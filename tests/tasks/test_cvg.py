@@ -36,7 +36,8 @@ def by_the_book(task: CVG, batch: CaptionBatch) -> tuple[Tensor, Tensor]:
     for b, words in enumerate(batch.captions):
         grids = [g[batch.segment_index[b]] for g in task.grids(batch)]
         cells = [
-            F.relu(g.reshape(-1, g.shape[-1]) @ p[0].weight.T + p[0].bias) for g, p in zip(grids, net.projections)
+            F.relu(g.reshape(-1, g.shape[-1]) @ p[0].weight.T + p[0].bias)
+            for g, p in zip(grids, net.projections, strict=True)
         ]
         mean = torch.stack([v.mean(0) for v in cells]).sum(0)
         h1, c1, h2, c2 = torch.zeros(4, net.options.dim)
@@ -83,9 +84,8 @@ def word_maps(task: CVG, batch: CaptionBatch, b: int, t: int) -> list[Tensor | N
         for track in tracks(t):
             for f, box in enumerate(track):
                 boxes[f] += [box] if box else []
-    entities = [
-        int(e) for c, v, e in zip(labels.link_caption, labels.link_verb, labels.link_entity) if (c, v) == (b, t)
-    ]
+    links = zip(labels.link_caption, labels.link_verb, labels.link_entity, strict=True)
+    entities = [int(e) for c, v, e in links if (c, v) == (b, t)]
     if o.action_grounding and entities:
         for need in ("all", "any"):
             for f in range(FRAMES):
