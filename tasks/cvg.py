@@ -252,7 +252,7 @@ class CVGNetwork(nn.Module):
 def _recur(lstm: nn.LSTM, x: Tensor) -> Tensor:
     """States of all steps; on a CPU in float32, where torch 2.13 (oneDNN) gives wrong gradients in bfloat16."""
     with torch.autocast(x.device.type, enabled=torch.is_autocast_enabled(x.device.type) and not x.is_cpu):
-        states: Tensor = lstm(x.to(lstm.weight_ih_l0.dtype) if x.is_cpu else x)[0]
+        states: Tensor = lstm(x.to(next(lstm.parameters()).dtype) if x.is_cpu else x)[0]
     return states
 
 

@@ -262,7 +262,8 @@ def metrics_tables(values: dict[str, float], references: list[Reference]) -> lis
         for name in names:
             rows = {name: subsets[name]}
             for r in references:  # published values under the same names
-                of_part = {key.rsplit("/", 1)[1]: v for key, v in r.values.items() if key.split("/")[1:-1] == [name]}
+                own = {key: v for key, v in r.values.items() if key.split("/")[1:-1] == [name]}
+                of_part = {key.rsplit("/", 1)[1]: v for key, v in own.items()}
                 rows |= {f"{r.name} ({r.source})": of_part} if of_part else {}
             for label, row in rows.items():
                 parts[-1].add_row(label, *(f"{row[c]:.1f}" if c in row else "" for c in columns))

@@ -47,7 +47,7 @@ def shrink(encoder: dict[str, Any], folder: Path) -> dict[str, Any]:
     if name in ("ImageModel", "VideoModel"):
         kinds = IMAGE_MODELS if name == "ImageModel" else VIDEO_MODELS
         made = next(names for kind, names in kinds.items() if kind in weights)
-        return {"weights": str(tiny_models.save(folder, *made))}
+        return {"weights": str(tiny_models.save(folder, *made)), "preprocessor": None}
     if name == "CLIPText":
         tiny_models.clip_tokenizer().save_pretrained(folder)
         text = {**tiny_models.TOWER, "vocab_size": 196, "eos_token_id": 195, "projection_dim": 12}

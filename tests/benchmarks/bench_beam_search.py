@@ -158,9 +158,8 @@ def measure(size: str, args: argparse.Namespace) -> None:
             seconds[way].append(clock() - began)
             compare(f"{size}, {way}", wanted, found)
     found_lengths = Counter(len(row) for row in wanted[0])
-    print(
-        f"\n{size}: captions by length {dict(sorted(found_lengths.items()))}, {len({*map(tuple, wanted[0])})} different"
-    )
+    different = len(set(map(tuple, wanted[0])))
+    print(f"\n{size}: captions by length {dict(sorted(found_lengths.items()))}, {different} different")
     print(f"{'':12} ms / video   range         time / batched")
     first = statistics.median(seconds["batched"])
     for way, times in seconds.items():

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import groundzoo
+from groundzoo.cli import TRAINING_VERBS
 from groundzoo.zoo.video.published import PUBLISHED
 
 PACKAGE = Path(groundzoo.__file__).parent

@@ -16,6 +16,7 @@ from groundzoo.tasks.base import Stage, StepDecay
 from groundzoo.tasks.cvg import CVG, PAPER_STAGES, GroundingOptions, NetworkOptions
 from groundzoo.zoo.batch import CaptionBatch
 from groundzoo.zoo.text.vocabulary import END, UNKNOWN, Vocabulary
+from groundzoo.zoo.video.spec import FrameSpec
 from groundzoo.zoo.word_grounding import CellRule
 
 # ---- the equations --------------------------------------------------------------------------------------
@@ -441,6 +442,13 @@ def test_wrong_thresholds_and_encoders() -> None:
         CVG(blind)
     with pytest.raises(ValueError, match="motion_encoder"):
         CVG(Cells(), blind)
+
+
+def test_an_encoder_that_crops_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    crops = Cells()
+    crops.spec = FrameSpec(fps=2.0, window=1, stride=1, size=(6, 6), resize=8)
+    CVG(Cells(), crops)
+    assert [r.getMessage().split()[0] for r in caplog.records] == ["model.motion_encoder"]
 
 
 def test_a_stage_may_train_without_grounding_first() -> None:
