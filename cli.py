@@ -133,7 +133,7 @@ def _parser() -> ArgumentParser:
     caption = ArgumentParser(description="Describe videos in a sentence whose words point at what they mean.")
     caption.add_argument("videos", nargs="+", type=str, help="video files")
     caption.add_argument("--ckpt", type=str, required=True, help="checkpoint of a run; it knows all else")
-    caption.add_argument("--beam_size", type=PositiveInt, default=5, help="sentences kept while searching")
+    caption.add_argument("--beam_size", type=PositiveInt, default=1, help="sentences kept while searching")
     caption.add_argument("--start", type=NonNegativeFloat | None, default=None, help="describe from here, s")
     caption.add_argument("--end", type=NonNegativeFloat | None, default=None, help="describe until here, s")
     caption.add_argument("--out", type=str, default="captioned", help="folder for JSON, pictures, marked videos")
