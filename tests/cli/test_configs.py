@@ -225,7 +225,7 @@ def test_labels_are_made(name: str, cli: Callable, worlds: Callable, shrunk: Cal
 
 def test_a_long_configuration_is_no_file_name(cli: Callable, tmp_path: Path) -> None:
     """What is read of a configuration goes on as text, which may be longer than a file's name can be."""
-    folder = "/".join(["a_long_way_down"] * 40)
+    folder = "a_long_way_down" * 40
     encoder = {"class_path": "ImageModel", "init_args": {"weights": folder}}
     data = {"class_path": "MSRVTT", "init_args": {"root": folder}}
     given = {"model": {"class_path": "CVG", "init_args": {"video_encoder": encoder}}, "data": data}
