@@ -272,7 +272,7 @@ class CVG(CaptionTask):
         caption_loss: mean over the words of the batch, or Eq. 10 as printed: sum over words, mean over captions.
         min_count: words rarer than this in the training captions are unknown.
         max_length: most words of a caption.
-        stages: training schedule.
+        stages: training schedule; None is the paper's.
     """
 
     def __init__(
@@ -286,9 +286,10 @@ class CVG(CaptionTask):
         caption_loss: Literal["token_mean", "sentence_sum"] = "token_mean",
         min_count: int = 4,
         max_length: int = 20,
-        stages: Sequence[Stage] = PAPER_STAGES,
+        stages: Sequence[Stage] | None = None,
     ) -> None:
         self.grounding = grounding or GroundingOptions()
+        stages = PAPER_STAGES if stages is None else stages
         if not self.grounding.any:
             stages = [dataclasses.replace(s, losses=("caption",)) for s in stages]
         super().__init__(video_encoder, motion_encoder, frames, max_cells, max_length, stages)

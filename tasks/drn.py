@@ -420,7 +420,7 @@ class DRN(MomentTask):
         clips: how a video is cut into T clips.
         network: widths and variants (Tables 5 and 6).
         loss: which locations train what (Table 4, and the released code's rules).
-        stages: the paper's three steps (Sec. 3.6) by default.
+        stages: None is the paper's three steps (Sec. 3.6).
         score_threshold: locations with a lower matching score are dropped at inference.
         nms_threshold: IoU above which the weaker of two moments is dropped, in `predict` and `ground`; the
             metric has the protocol of the benchmark.
@@ -433,10 +433,11 @@ class DRN(MomentTask):
         clips: ClipPooling = ClipPooling(),  # noqa: B008 - frozen
         network: NetworkOptions = NetworkOptions(),
         loss: LossOptions = LossOptions(),
-        stages: tuple[Stage, ...] = PAPER_STAGES,
+        stages: Sequence[Stage] | None = None,
         score_threshold: float = 0.05,
         nms_threshold: float = 0.45,
     ) -> None:
+        stages = PAPER_STAGES if stages is None else stages
         if network.quality == "none":
             stages = without_quality(stages)
         super().__init__(video_encoder, text_encoder, stages, clips, nms_threshold)
