@@ -250,7 +250,7 @@ class CaptionDataModule(L.LightningDataModule):
         num_workers: loading (and encoding) processes; 0 works in the main process.
         vocabulary_from: captions that give the vocabulary.
         max_captions: captions of a segment that are trained on, the first ones; None takes all.
-        test_split: what `test` and `predict` read: `val` for tables of the validation split, such as CVG's Table 1.
+        test_split: what `test` and `predict` read; `val` for tables on it, such as Table 1 of CVG.
         seed: of the order of training samples.
     """
 
