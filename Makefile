@@ -21,8 +21,9 @@ demo: $(STAMP)
 TOYWORLD = --data.init_args.root $(OUT)/toyworld --data.init_args.subsets $(OUT)/toyworld/subsets.json
 
 # everything that must hold: lint, types, docs, tests
+test: export OMP_NUM_THREADS ?= 1  # several files are tested at once
 test: $(STAMP) lint docs
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: $(STAMP)
 	$(VENV)/bin/ruff check .

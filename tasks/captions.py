@@ -159,8 +159,14 @@ class CaptionTask(Task):
         return [getattr(self, name) for name in self.encoders]
 
     @abstractmethod
-    def describe(self, grids: Sequence[Tensor], beam_size: int, length_penalty: float) -> Answers:
-        """Say a sentence about each of V segments, and where the model looked."""
+    def describe(
+        self,
+        grids: Sequence[Tensor],
+        beam_size: int = 1,
+        length_penalty: float = 0.0,
+        temperature: float | None = None,
+    ) -> Answers:
+        """Say a sentence about each of V segments, and where the model looked; arguments as for `caption`."""
 
     # ---- grids ------------------------------------------------------------------------------------------
 
@@ -303,6 +309,7 @@ class CaptionTask(Task):
         start_s: float | None = None,
         end_s: float | None = None,
         length_penalty: float = 0.0,
+        temperature: float | None = None,
     ) -> GroundedCaption:
         """Describe one video file, or a stretch of it, with one sentence.
 
@@ -312,15 +319,18 @@ class CaptionTask(Task):
             start_s: start of the stretch; None is the start of the video.
             end_s: its end; None is the end of the video.
             length_penalty: see `zoo.decoding.beam_search`.
+            temperature: words are drawn at random from the distribution of logits over this; None draws nothing.
 
         Raises:
             VideoError: the file cannot be read.
-            ValueError: the stretch is empty or outside of the video.
+            ValueError: the stretch is empty or outside of the video, or the search cannot be made.
         """
         if self.sample_reader is None:
             raise RuntimeError("this task cannot read video files: open it with groundzoo.load(checkpoint)")
         if beam_size < 1:
             raise ValueError(f"beam_size={beam_size}: at least one sentence is kept")
+        if temperature is not None and (beam_size > 1 or not temperature > 0):
+            raise ValueError(f"temperature={temperature}, beam_size={beam_size}: drawing needs one beam and heat > 0")
         was_training = self.training
         self.eval()
         specs = [encoder.spec for encoder in self.streams]
@@ -329,7 +339,7 @@ class CaptionTask(Task):
             self._grid(encoder, passes[None].to(self.device))
             for encoder, passes in zip(self.streams, samples.passes, strict=True)
         ]
-        answers = self.describe(grids, beam_size, length_penalty)
+        answers = self.describe(grids, beam_size, length_penalty, temperature)
         self.train(was_training)
         assert answers.said is not None
         (words,) = answers.sentences

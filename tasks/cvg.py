@@ -383,8 +383,10 @@ class CVG(CaptionTask):
 
     # ---- sentences --------------------------------------------------------------------------------------
 
-    def decode(self, memory: Memory, beam_size: int = 1, length_penalty: float = 0.0) -> Sentences:
-        """Sentences of the model's own for V segments."""
+    def decode(
+        self, memory: Memory, beam_size: int = 1, length_penalty: float = 0.0, temperature: float | None = None
+    ) -> Sentences:
+        """Sentences of the model's own for V segments; with a temperature, words are drawn at random (Eq. 8)."""
         begin = self.network.begin(memory)
 
         def step(word: Tensor, state: State) -> tuple[Tensor, State]:
@@ -394,14 +396,22 @@ class CVG(CaptionTask):
             nonlocal memory
             memory = memory.rows(segments)
 
+        if temperature is not None:
+            return generate(step, begin, self.max_length, sample=True, temperature=temperature)
         if beam_size == 1:
             return generate(step, begin, self.max_length)
         return beam_search(step, begin, self.max_length, beam_size, length_penalty, keep=keep)
 
-    def describe(self, grids: Sequence[Tensor], beam_size: int, length_penalty: float) -> Answers:
+    def describe(
+        self,
+        grids: Sequence[Tensor],
+        beam_size: int = 1,
+        length_penalty: float = 0.0,
+        temperature: float | None = None,
+    ) -> Answers:
         """See `CaptionTask.describe`."""
         memory = self.network.remember(grids)
-        return self._answers(memory, grids[0].shape, self.decode(memory, beam_size, length_penalty))
+        return self._answers(memory, grids[0].shape, self.decode(memory, beam_size, length_penalty, temperature))
 
     def _answers(
         self,

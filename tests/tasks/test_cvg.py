@@ -349,6 +349,20 @@ def test_one_video_at_a_time_says_the_same(beam: int) -> None:
         assert alone.scores[0] == pytest.approx(together.scores[v], abs=1e-5)
 
 
+def test_sampled_sentences() -> None:
+    """Drawn words vary and are scored as what they are; next to no heat is greedy."""
+    task, batch = tiny_cvg(), tiny_caption_batch()
+    grids = task.grids(batch)
+    torch.manual_seed(0)
+    drawn = [task.describe(grids, temperature=1.0) for _ in range(5)]
+    assert len({tuple(map(tuple, answers.sentences)) for answers in drawn}) == 5
+    torch.manual_seed(0)
+    assert task.describe(grids, temperature=1.0).sentences == drawn[0].sentences
+    greedy = task.describe(grids)
+    assert task.describe(grids, temperature=1e-4).sentences == greedy.sentences
+    assert sum(drawn[0].scores) < sum(greedy.scores)
+
+
 def test_bfloat16_gives_nearly_the_same_losses() -> None:
     task, batch = tiny_cvg(), tiny_caption_batch()
     full = task.step(batch, "train").losses
