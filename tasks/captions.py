@@ -330,7 +330,7 @@ class CaptionTask(Task):
         if beam_size < 1:
             raise ValueError(f"beam_size={beam_size}: at least one sentence is kept")
         if temperature is not None and (beam_size > 1 or not temperature > 0):
-            raise ValueError(f"temperature={temperature}, beam_size={beam_size}: drawing needs one beam and heat > 0")
+            raise ValueError(f"temperature={temperature}, beam_size={beam_size}: one beam, heat above 0")
         was_training = self.training
         self.eval()
         specs = [encoder.spec for encoder in self.streams]
