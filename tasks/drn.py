@@ -22,6 +22,8 @@ Differs from the paper (``released`` = what the authors' code does instead, a sw
   of each backbone stage. l_t is computed from the clips' frame numbers, which rounds ((t - 0.5)/T, ...).
 - Scores are sqrt(m u), which ranks as m u does. Locations with m <= 0.05 are dropped, as released; where
   nothing is left the answer is the whole video with score 0 (released: 1).
+- Clips pool the maximum of features that are never negative (behind a ReLU, as all of the paper's), the mean of
+  others; released: always the maximum (`clips.reduce`).
 - DRN-Half, -Random and -Center (Table 4): the locations not chosen become negatives of Eq. 6.
 - Stage 3 uses the paper's learning rate 1e-6 (released: 1e-7). Checkpoints are chosen on held-out training
   videos where a data set has no validation split (released: on the test split).

@@ -513,7 +513,7 @@ def test_pooling(path: Path) -> None:
     for case in sorted({k.split("/")[0] for k in data}, key=int):
         get = {k.split("/", 1)[1]: v for k, v in data.items() if k.startswith(f"{case}/")}
         num_frames = int(get["num_frames"])
-        pooling = ClipPooling(num_clips=len(get["proposals_frames"]))
+        pooling = ClipPooling(num_clips=len(get["proposals_frames"]), reduce="max")
         assert pooling.frame_bounds(num_frames).tolist() == get["proposals_frames"].tolist()
         np.testing.assert_allclose(pooling.bounds(num_frames), get["props_start_end"], rtol=1e-12)
         spec = FrameSpec(fps=None, window=16, stride=8, size=None)
