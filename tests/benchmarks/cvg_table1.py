@@ -36,6 +36,7 @@ from groundzoo.tasks.cvg import CVG
 from groundzoo.tasks.launch import rebuild
 from groundzoo.tasks.metrics.captions import CaptionScores
 
+LONGER = "[{losses: [caption, grounding], lr: 5.0e-3, epochs: 24, schedule: one_cycle}]"
 RUNS: dict[str, list[str]] = {
     "none": ["ablations/cvg_none.yaml"],
     "EG": ["ablations/cvg_eg.yaml"],
@@ -49,6 +50,8 @@ RUNS: dict[str, list[str]] = {
     "all, threshold 0.75": ["ablations/cvg_threshold_075.yaml"],
     "all, weight 0.5": ["ablations/cvg_weight_05.yaml"],
     "all, one stream": ["ablations/cvg_one_stream.yaml"],
+    "none, 24 epochs": ["ablations/cvg_none.yaml", "--model.init_args.stages", LONGER.replace(", grounding", "")],
+    "all, 24 epochs": ["--model.init_args.stages", LONGER],
 }
 TABLE1 = list(RUNS)[:7]
 COLUMNS = ("CIDEr", "BLEU4", "noun", "verb", "V noun", "V poor", "V verb", "M verb")
@@ -89,7 +92,9 @@ def run(name: str, seed: int, world: Path, labels: Path, out: Path) -> dict[str,
     result = folder / "result.json"
     if not result.exists():
         words = [sys.executable, "-m", "groundzoo", "fit", "--config", "tasks/cvg_toyworld.yaml"]
-        words += ["--config", "logger/csv.yaml", *(w for c in RUNS[name] for w in ("--config", c))]
+        words += ["--config", "logger/csv.yaml"]
+        for word in RUNS[name]:
+            words += ["--config", word] if word.endswith(".yaml") else [word]
         words += ["--data.init_args.root", str(world), "--data.init_args.labels", str(labels)]
         words += ["--data.init_args.num_workers", "0", "--trainer.enable_model_summary", "false"]
         words += ["--data.init_args.seed", str(seed), "--seed_everything", str(seed), "--run_dir", str(folder)]
