@@ -326,8 +326,10 @@ class CVG(CaptionTask):
         losses: dict[str, Tensor] = {}
         if stage != "predict":
             losses = {"caption": self._caption_loss(forced.logits, targets, mask)}
-            if self.grounding.any:
+            if self.grounding.any and (stage == "train" or batch.labels is not None):
                 losses["grounding"] = self.grounding.weight * self._grounding_loss(forced.attention, batch)
+            elif self.grounding.any:  # a trained captioner is tested without boxes, too
+                losses["grounding"] = torch.zeros_like(losses["caption"])
         if stage == "train":
             return Step(losses, None)
         looked = stage != "val"

@@ -167,6 +167,15 @@ def test_grounding_without_labels_says_what_to_do() -> None:
         tiny_cvg().step(batch, "train")
 
 
+def test_evaluation_needs_no_labels() -> None:
+    task, batch = tiny_cvg(), tiny_caption_batch()
+    with_boxes = task.step(batch, "test")
+    without = task.step(dataclasses.replace(batch, labels=None), "test")
+    assert without.outputs.sentences == with_boxes.outputs.sentences
+    assert torch.equal(without.losses["caption"], with_boxes.losses["caption"])
+    assert without.losses["grounding"] == 0 < with_boxes.losses["grounding"]
+
+
 def test_sentence_sum_is_equation_10_as_printed() -> None:
     batch = tiny_caption_batch()
     mean, total = (
