@@ -243,7 +243,6 @@ def _extract(words: list[str]) -> None:
     from .tasks.launch import HelpfulParser
     from .tasks.predicting import EncoderConfig, add_devices, predictor
     from .zoo.video.base import VideoEncoder
-    from .zoo.video.combined import Combined
 
     parser = HelpfulParser(prog="groundzoo extract", description=EXTRACT, allow_abbrev=False)
     parser.add_argument(
@@ -274,7 +273,7 @@ def _extract(words: list[str]) -> None:
     if not videos:
         raise ValueError(f"there are no videos in {config.videos}")
     encoder = parser.instantiate_classes(config).video_encoder
-    parts = list(encoder.parts) if isinstance(encoder, Combined) else [encoder]
+    parts = list(encoder.parts)
     out = Path(config.out)
     stores = [out] if len(parts) == 1 else [out / f"{k}-{type(part).__name__}" for k, part in enumerate(parts)]
     options = {k: config[k] for k in ("batch_size", "num_workers", "dtype", "retry")}

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 from ..zoo.video.base import VideoEncoder, VideoFeatures, VideoUnits, pool_cells
-from ..zoo.video.combined import Combined, align
+from ..zoo.video.combined import align
 from .packets import VideoError
 from .passes import Finished, PassBatch, PassDataset, Work
 from .shards import Arrays
@@ -138,7 +138,7 @@ def encode_video(encoder: VideoEncoder, path: Path) -> VideoUnits:
     Raises:
         VideoError: the file cannot be read.
     """
-    parts = list(encoder.parts) if isinstance(encoder, Combined) else [encoder]
+    parts = list(encoder.parts)
     sinks = [_Memory() for _ in parts]
     work = Work(path, tuple(range(len(parts))))
     collector = Collector(parts, sinks, [(path.stem, work)])

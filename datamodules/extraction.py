@@ -17,7 +17,6 @@ from torch import nn
 from tqdm import tqdm
 
 from ..zoo.video.base import VideoEncoder
-from ..zoo.video.combined import Combined
 from .collecting import BATCH_SIZE, Collector
 from .features import (
     MANIFEST,
@@ -54,7 +53,7 @@ def default_store(root: Path, encoder: VideoEncoder, suffix: str = "") -> Path |
 
     A `Combined` encoder has a folder for each part.
     """
-    if isinstance(encoder, Combined):
+    if len(encoder.parts) > 1:
         return [root / (_folder(part) + suffix) for part in encoder.parts]
     return root / (_folder(encoder) + suffix)
 
@@ -235,7 +234,7 @@ def build_store(
     Raises:
         VideoError: not a single video could be read.
     """
-    parts = list(encoder.parts) if isinstance(encoder, Combined) else [encoder]
+    parts = list(encoder.parts)
     stores = [out] if isinstance(out, Path) else out
     extraction = Extraction(parts, stores, videos, num_workers=num_workers, grids=grids, max_cells=max_cells)
     if extraction.work():

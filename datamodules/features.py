@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 
 from ..zoo.video.base import VideoEncoder
-from ..zoo.video.combined import Combined, align
+from ..zoo.video.combined import align
 from ..zoo.video.precomputed import Precomputed
 from ..zoo.video.spec import FrameSpec
 from .shards import Entry, stored_videos
@@ -274,7 +274,7 @@ class StackedStore:
 
     def check(self, encoder: VideoEncoder) -> None:
         """See `FeatureStore.check`; every store against its encoder."""
-        parts = encoder.parts if isinstance(encoder, Combined) else [encoder]
+        parts = encoder.parts
         if len(parts) != len(self.stores):
             raise FeatureError(
                 f"{len(self.stores)} feature stores need model.video_encoder to be Combined with as many encoders "
@@ -302,10 +302,10 @@ def open_store(path: Path | Sequence[Path], encoder: VideoEncoder) -> FeatureSto
     store: FeatureStore | StackedStore
     if isinstance(path, Path):
         store = FeatureStore(path)
-        if isinstance(encoder, Combined):
+        if len(encoder.parts) > 1:
             raise FeatureError(f"features {path}: a Combined encoder needs a list with one store per encoder")
     else:
-        parts = encoder.parts if isinstance(encoder, Combined) else [encoder]
+        parts = encoder.parts
         stores = [FeatureStore(p) for p in path]
         store = StackedStore(stores, [part.spec for part in parts][: len(stores)])
     store.check(encoder)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -113,6 +114,30 @@ def read_samples(
         times = sample_times(start_s, end, frames).tolist()
         passes = [read_passes(reader, spec, times) for spec in specs]
         return Samples(passes, times, (start_s, end), (info.width, info.height))
+
+
+def iter_moments(path: Path, specs: Sequence[FrameSpec], fps: float, chunk: int) -> Iterator[Samples]:
+    """Moments of a whole video at a fixed rate, in pieces, so that memory does not grow with its length.
+
+    Args:
+        path: the file.
+        specs: of the encoders.
+        fps: moments per second; the first is at 0.
+        chunk: most moments of a piece.
+
+    Yields:
+        Samples in the order of time; their `span_s` is that of the whole video.
+
+    Raises:
+        VideoError: the file cannot be read.
+    """
+    with FrameReader(path) as reader:
+        info = reader.info
+        count = max(1, math.ceil(info.duration_s * fps - 1e-6))
+        for first in range(0, count, chunk):
+            times = [k / fps for k in range(first, min(first + chunk, count))]
+            passes = [read_passes(reader, spec, times) for spec in specs]
+            yield Samples(passes, times, (0.0, info.duration_s), (info.width, info.height))
 
 
 def unit_at(

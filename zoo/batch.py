@@ -110,3 +110,87 @@ class CaptionBatch:
 
     def __len__(self) -> int:
         return len(self.captions)
+
+
+@dataclass
+class MomentFeatures:
+    """What encoders see at N moments: features, or the frames that they are to be made of.
+
+    Leading dimensions `...` are those of the batch; with several encoders side by side (`Combined`) their vectors
+    and cells are next to each other on the channels.
+
+    Attributes:
+        vectors: ``(..., N, D)`` float, one vector per moment; None where frames are given.
+        grid: ``(..., N, h, w, C)`` float, its cells; None where frames are given.
+        passes: per encoder ``(..., P, L, 3, H, W)`` uint8, frames of the P passes that give N units; empty where
+            features are given.
+    """
+
+    vectors: Tensor | None
+    grid: Tensor | None
+    passes: list[Tensor] = field(default_factory=list)
+
+
+@dataclass
+class NarrationBatch:
+    """Stretches of narrated video with one narration each. B videos, all different; U candidate moments each.
+
+    Attributes:
+        features: of the candidates, leading dimension B.
+        mask: ``(B, U)`` bool, True = the moment lies within the video; padding is at the end.
+        inside: ``(B, U)`` bool, True = the moment lies between start and end of the narration as annotated.
+        times_s: ``(B, U)`` float, ascending; of padding, too.
+        texts: B narrations.
+        spans_s: ``(B, 2)`` float, start and end of the narrations in seconds.
+        sound: ``(B, S)`` int16, the sound of the stretch at the rate of the task's audio encoder, or None.
+        video_ids: B identifiers.
+        index: ``(B,)`` int64, position of the video in the split.
+    """
+
+    features: MomentFeatures
+    mask: Tensor
+    inside: Tensor
+    times_s: Tensor
+    texts: list[str]
+    spans_s: Tensor
+    sound: Tensor | None
+    video_ids: list[str]
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+@dataclass
+class ActionBatch:
+    """One stretch of video and the actions that may occur in it; n moments, A actions.
+
+    Attributes:
+        features: of the moments, no leading dimension: ``(n, D)``, ``(n, h, w, C)``, ``(P, L, 3, H, W)``.
+        protocol: what is asked: `untrimmed` (which action is when and where), `spatial` (where is the one given
+            action; all moments show it), `temporal` (when are the actions, in a known order).
+        times_s: ``(n,)`` float, ascending, seconds of the video.
+        actions: A texts, all different.
+        labels: ``(n,)`` int64, index of the true action; -1 = none of them.
+        boxes: ``(n, 4)`` float, x1, y1, x2, y2 of the true action in pixels of `size`; NaN = no box is known.
+        size: (width, height) of the picture that boxes are given in.
+        order: actions in the order in which they occur, -1 = background; for `temporal`, else empty.
+        sample_id: identifier of the stretch, ``<video>`` or ``<video>#<k>``.
+        video_id: name of the video.
+        index: position in the split; tells a repeated sample from a new one.
+    """
+
+    features: MomentFeatures
+    protocol: str
+    times_s: Tensor
+    actions: list[str]
+    labels: Tensor
+    boxes: Tensor
+    size: tuple[int, int]
+    order: list[int]
+    sample_id: str
+    video_id: str
+    index: int
+
+    def __len__(self) -> int:
+        return 1

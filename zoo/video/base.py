@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -48,6 +49,11 @@ class VideoEncoder(Encoder, ABC):
 
     def __init__(self, trainable: bool = False) -> None:
         super().__init__(trainable)
+
+    @property
+    def parts(self) -> Sequence[VideoEncoder]:
+        """The encoders that look at video: this one, unless it is made of several."""
+        return [self]
 
     @abstractmethod
     def encode(self, clips: Tensor) -> VideoFeatures:

@@ -46,8 +46,8 @@ class Combined(VideoEncoder):
     """Several encoders whose vectors are put side by side, on the time line of the first.
 
     Each reads the video in its own way (frame rate, size, sound); from files, the video is decoded once for
-    all. From feature stores, give one store per encoder in `data.init_args.features`, with `Precomputed` as
-    encoders.
+    all. Cells are put side by side, too, where all have a grid of the same size. From feature stores, give one
+    store per encoder in `data.init_args.features`, with `Precomputed` as encoders.
 
     Args:
         encoders: two or more frozen encoders.
@@ -62,11 +62,18 @@ class Combined(VideoEncoder):
             raise ValueError(f"encoders has {len(encoders)} entry: there is nothing to combine")
         if any(encoder.trainable for encoder in encoders):
             raise ValueError("a combined encoder cannot be trained: set trainable to false in each")
-        self.parts: Sequence[VideoEncoder] = encoders
         self.encoders = nn.ModuleList(encoders)
         self.dim = sum(encoder.dim for encoder in encoders)
+        grids = [encoder.grid for encoder in encoders if encoder.grid is not None]
+        if len(grids) == len(encoders) and len({grid[:2] for grid in grids}) == 1:
+            self.grid = (*grids[0][:2], sum(grid[2] for grid in grids))
         self.spec = encoders[0].spec
         self.freeze_unless_trainable()
+
+    @property
+    def parts(self) -> Sequence[VideoEncoder]:
+        """See `VideoEncoder.parts`."""
+        return [encoder for encoder in self.encoders if isinstance(encoder, VideoEncoder)]
 
     def encode(self, clips: Tensor) -> VideoFeatures:
         """There is no clip that all encoders could see.
