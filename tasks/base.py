@@ -7,7 +7,7 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -59,6 +59,24 @@ class StepDecay:
 
 
 @dataclass(frozen=True)
+class WarmupCosine:
+    """A learning rate that rises linearly and falls to 0 in half a cosine, step by step.
+
+    Attributes:
+        steps: of the rise; at most half of the stage.
+    """
+
+    steps: int = 5000
+
+    def share(self, step: int, total: float) -> float:
+        """Share of the greatest learning rate at a step of `total` steps, counted from 0."""
+        rise = min(float(self.steps), total / 2)
+        if step < rise:
+            return (step + 1) / (rise + 1)
+        return (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1.0, total - rise)))) / 2
+
+
+@dataclass(frozen=True)
 class Stage:
     """One stage of training: what is minimised, what is trained, how fast and how long.
 
@@ -70,16 +88,20 @@ class Stage:
         train: a name of `Task.trainable_parts`.
         lr: (peak) learning rate of Adam.
         epochs: length.
-        schedule: `constant`, `one_cycle` with its peak at `lr`, or steps down from `lr`.
+        schedule: `constant`, `one_cycle` with its peak at `lr`, steps down from `lr`, or a warm-up and a cosine.
         keep_batchnorm: frozen parts keep their batch norm statistics (True) or go on updating them.
+        lr_of: learning rates of parts that have one of their own, by names of `Task.trainable_parts`.
+        monitor: key of the metric whose best epoch the next stage starts from; None is the task's.
     """
 
     losses: tuple[str, ...]
     train: str = "all"
     lr: float = 1e-3
     epochs: int = 10
-    schedule: Literal["constant", "one_cycle"] | StepDecay = "constant"
+    schedule: Literal["constant", "one_cycle"] | StepDecay | WarmupCosine = "constant"
     keep_batchnorm: bool = True
+    lr_of: dict[str, float] = field(default_factory=dict)
+    monitor: str | None = None
 
 
 def one_cycle(progress: float) -> float:
@@ -163,10 +185,31 @@ class Task(L.LightningModule, ABC):
         """Turn a batch as loaded into what `step` takes, e.g. frames into features; runs where gradients flow."""
         return batch
 
+    def require_grid(self, name: str) -> None:
+        """Refuse an encoder without cells; warn of one whose cells do not cover the picture.
+
+        Raises:
+            ValueError: the encoder of this name has no grid.
+        """
+        encoder = getattr(self, name)
+        if encoder.grid is None:
+            raise ValueError(
+                f"model.{name} ({type(encoder).__name__}) gives vectors but no grid of cells; "
+                "`groundzoo list encoders` shows those that do"
+            )
+        if any(part.spec.resize is not None for part in encoder.parts):
+            log.warning(
+                "model.%s sees the middle of every frame only, and boxes are shares of the whole: on wide "
+                "video its cells lie beside them. Give it a `preprocessor` without do_center_crop.",
+                name,
+            )
+
     def trainable_parts(self) -> dict[str, list[nn.Parameter]]:
         """Groups of parameters that `Stage.train` can name; an encoder that is frozen for good is in none."""
-        encoders = [encoder for name in self.encoders if (encoder := getattr(self, name)).trainable]
-        return {"all": [p for module in (self.network, *encoders) for p in module.parameters()]}
+        modules: dict[str, nn.Module] = {"network": self.network}
+        modules |= {name: encoder for name in self.encoders if (encoder := getattr(self, name)).trainable}
+        parts = {name: list(module.parameters()) for name, module in modules.items()}
+        return {"all": [p for part in parts.values() for p in part]} | parts
 
     # ---- vocabulary -------------------------------------------------------------------------------------
 
@@ -237,7 +280,7 @@ class Task(L.LightningModule, ABC):
         attached = self._trainer is not None  # a user's own loop has no trainer
         scaled = attached and "mixed" in str(self.trainer.precision)  # Lightning then clips no fused optimiser's
         optimizer = torch.optim.Adam(
-            [p for p in self.parameters() if p.requires_grad],
+            self._parameter_groups(),
             lr=stage.lr,
             fused=self.device.type in ("cpu", "cuda") and not scaled,
         )
@@ -248,23 +291,43 @@ class Task(L.LightningModule, ABC):
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": falling, "interval": "epoch"}}
         epochs = self.trainer.max_epochs or 1
         steps = max(1.0, self.trainer.estimated_stepping_batches * stage.epochs / epochs)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: one_cycle(step / steps))
+        rule = stage.schedule
+
+        def share(step: int) -> float:
+            return rule.share(step, steps) if isinstance(rule, WarmupCosine) else one_cycle(step / steps)
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """What is trained: first all that has the stage's learning rate, then each part with its own."""
+        stage, parts = self.stage, self.trainable_parts()
+        if unknown := stage.lr_of.keys() - parts.keys():
+            raise ValueError(f"lr_of names {sorted(unknown)}; choose from {sorted(parts)}")
+        owner = {id(p): name for name in stage.lr_of for p in parts[name]}
+        groups: dict[str | None, dict[str, Any]] = {None: {"params": []}}
+        groups |= {name: {"params": [], "lr": lr} for name, lr in stage.lr_of.items()}
+        for parameter in self.parameters():
+            if parameter.requires_grad:
+                groups[owner.get(id(parameter))]["params"].append(parameter)
+        return list(groups.values())
 
     def on_train_start(self) -> None:
         """On resume, optimiser and scheduler come from the checkpoint; the learning rate given now counts."""
+        rates = [self.stage.lr, *self.stage.lr_of.values()]
         for optimizer in self.trainer.optimizers:
-            for group in optimizer.param_groups:
+            for group, lr in zip(optimizer.param_groups, rates, strict=True):
                 group.pop("initial_lr", None)
-                group["lr"] = self.stage.lr
+                group["lr"] = lr
         for config in self.trainer.lr_scheduler_configs:
             scheduler = config.scheduler
             if not isinstance(scheduler, torch.optim.lr_scheduler.LambdaLR):
                 continue  # a task's own schedule
-            scheduler.base_lrs = [self.stage.lr] * len(scheduler.base_lrs)
-            for group, share in zip(scheduler.optimizer.param_groups, scheduler.lr_lambdas, strict=True):
-                group["initial_lr"] = self.stage.lr
-                group["lr"] = self.stage.lr * share(scheduler.last_epoch)
+            scheduler.base_lrs = list(rates)
+            groups = zip(scheduler.optimizer.param_groups, rates, scheduler.lr_lambdas, strict=True)
+            for group, lr, share in groups:
+                group["initial_lr"] = lr
+                group["lr"] = lr * share(scheduler.last_epoch)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One optimiser step's loss."""
@@ -306,8 +369,9 @@ class Task(L.LightningModule, ABC):
         with torch.random.fork_rng([self.device] if on_gpu else []):  # evaluation must not change training
             losses, outputs = self.step(self.prepare(batch), stage)
         self.update_metric(self.metrics[stage], outputs, batch)
-        total = sum(losses[name] for name in self.stage.losses)
-        self.log(f"{stage}/loss", total, batch_size=len(batch), sync_dist=True)
+        if losses:  # some tasks are evaluated on other data than they learn from
+            total = sum(losses[name] for name in self.stage.losses)
+            self.log(f"{stage}/loss", total, batch_size=len(batch), sync_dist=True)
         return outputs
 
     def _log_metric(self, stage: str) -> None:

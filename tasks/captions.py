@@ -140,17 +140,7 @@ class CaptionTask(Task):
                 f"frames={frames}, max_cells={max_cells}, max_length={max_length}: each is at least 1"
             )
         for name in self.encoders:
-            if getattr(self, name).grid is None:
-                raise ValueError(
-                    f"model.{name} ({type(getattr(self, name)).__name__}) gives vectors but no grid of cells; "
-                    "`groundzoo list encoders` shows those that do"
-                )
-            if getattr(self, name).spec.resize is not None:
-                log.warning(
-                    "model.%s sees the middle of every frame only, and boxes are shares of the whole: on wide "
-                    "video its cells lie beside them. Give it a `preprocessor` without do_center_crop.",
-                    name,
-                )
+            self.require_grid(name)
         self.frames, self.max_cells, self.max_length = frames, max_cells, max_length
 
     @property

@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 class StageSchedule(Callback):
     """Walks a task through its stages.
 
-    A stage starts from the best weights of the stage before, judged by the task's monitor. They are kept as
-    ``stage<k>.ckpt`` beside the other checkpoints, so that a run resumes exactly, in the middle of a stage
-    as well as between two.
+    A stage starts from the best weights of the stage before, judged by that stage's or the task's monitor. They
+    are kept as ``stage<k>.ckpt`` beside the other checkpoints, so that a run resumes exactly, in the middle of a
+    stage as well as between two.
 
     Args:
         folder: where the best weights of each stage are kept.
@@ -73,7 +73,7 @@ class StageSchedule(Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the weights if they are the best of this stage."""
         task = _task(pl_module)
-        value = trainer.callback_metrics.get(task.monitor)
+        value = trainer.callback_metrics.get(task.stage.monitor or task.monitor)
         last = task.stage_index == len(task.stages) - 1
         if trainer.state.fn != "fit" or trainer.sanity_checking or value is None or last or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return

@@ -130,6 +130,18 @@ class MomentFeatures:
     grid: Tensor | None
     passes: list[Tensor] = field(default_factory=list)
 
+    @property
+    def encoded(self) -> tuple[Tensor, Tensor]:
+        """Vectors and grid.
+
+        Raises:
+            ValueError: there are frames only, or no cells.
+        """
+        if self.vectors is None or self.grid is None:
+            what = "frames, not features" if self.passes else "no cells: extract them with --grid true"
+            raise ValueError(f"these moments have {what}")
+        return self.vectors, self.grid
+
 
 @dataclass
 class NarrationBatch:

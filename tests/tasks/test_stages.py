@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from tiny_grounding import tiny_task, write_charades
 
 from groundzoo.datamodules.charades_sta import CharadesSTA
-from groundzoo.tasks.base import Stage
+from groundzoo.tasks.base import Stage, WarmupCosine
 from groundzoo.tasks.drn import DRN, LossOptions
 from groundzoo.tasks.stages import StageSchedule
 
@@ -33,6 +33,7 @@ class Scripted(DRN):
 
     def on_validation_epoch_end(self) -> None:
         self.log("val/score", self.scores[self.trainer.current_epoch])
+        self.log("val/other", -self.scores[self.trainer.current_epoch])
 
 
 class Watch(Callback):
@@ -51,6 +52,7 @@ class Watch(Callback):
                 "epoch": trainer.current_epoch,
                 "stage": pl_module.stage_index,
                 "lr": group["lr"],
+                "rates": [g["lr"] for g in trainer.optimizers[0].param_groups],
                 "trained": {name for name, p in pl_module.named_parameters() if id(p) in trained},
                 "age": max((int(s["step"]) for s in trainer.optimizers[0].state.values()), default=0),
             }
@@ -161,6 +163,35 @@ def test_one_cycle_rises_and_falls_within_its_stage(root: Path) -> None:
         assert rates[-1] < 0.2e-2
         assert 0 < peak < len(rates) / 2
     assert {step["lr"] for step in watch.steps if step["stage"] == 1} == {1e-3}
+
+
+def test_warm_up_and_cosine_step_by_step(root: Path) -> None:
+    stage = Stage(("match", "location"), "grounder", 1e-2, 2, WarmupCosine(2))
+    watch, _, _ = fit(root, (stage,))
+    total = len(watch.steps)
+    rates = [1e-2 / 3, 2e-2 / 3]
+    rates += [1e-2 * (1 + math.cos(math.pi * (k - 2) / (total - 2))) / 2 for k in range(2, total)]
+    assert [step["lr"] for step in watch.steps] == pytest.approx(rates)
+    assert WarmupCosine(5000).share(0, 10) == pytest.approx(1 / 6)  # a short stage still reaches its rate
+    assert WarmupCosine(5000).share(5, 10) == 1.0
+
+
+@pytest.mark.parametrize("schedule", ["constant", "one_cycle"])
+def test_parts_may_have_a_rate_of_their_own(root: Path, schedule: Any) -> None:
+    stage = Stage(("match", "location"), "all", 1e-2, 2, schedule, lr_of={"text_encoder": 1e-4})
+    watch, trainer, task = fit(root, (stage,))
+    assert all(step["rates"][1] == pytest.approx(step["rates"][0] / 100) for step in watch.steps)
+    own = {id(p) for p in trainer.optimizers[0].param_groups[1]["params"]}
+    assert own == {id(p) for p in task.text_encoder.parameters()}
+    ids = [id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]]
+    assert sorted(ids) == sorted(id(p) for p in task.parameters() if p.requires_grad)
+
+
+def test_a_stage_may_be_judged_by_a_metric_of_its_own(root: Path) -> None:
+    """By the other metric, the first epoch (score 5 of 5, 9, 2) is second best and the third is best."""
+    first = Stage(("match", "location"), "grounder", 1e-2, 3, monitor="val/other")
+    watch, _, _ = fit(root, (first, *STAGES[1:]))
+    assert same(watch.starts[3], watch.ends[2])
 
 
 def test_limits_on_batches_start_at_the_front_every_epoch(root: Path) -> None:
