@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
-from importlib import import_module, resources
+from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import NonNegativeFloat, PositiveInt
+from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
 
 from . import __version__
 
@@ -31,16 +30,9 @@ TRAINING_VERBS = {
 }
 EXTRACT = "Turn videos into a feature store: any encoders, any number of devices, resumable."
 LIST = "List tasks, encoders, trackers, detectors, data modules and packaged configurations."
+PRESETS = "default, w1, captions, clips, narrations, narrations_enter or narrations_two"
+FORMATS = "whose annotation format is written; howto100m for narrations"
 PROPAGATE = "Turn sparse boxes into boxes with scores in every frame: tracked, on any devices, resumable."
-ROOMS = {  # what stands in a section of `list`: classes with one of these bases
-    "tasks": {"Task", "MomentTask", "CaptionTask"},
-    "video encoders": {"VideoEncoder"},
-    "text encoders": {"TextEncoder"},
-    "trackers": {"Tracker"},
-    "detectors": {"Detector"},
-    "verb linkers": {"VerbLinker"},
-    "data modules": {"LightningDataModule", "GroundingDataModule", "CaptionDataModule"},
-}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -63,6 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         else:
             config = _parser().parse_args(words)
             verbs = {"list": _list, "toyworld": _toyworld, "ground": _ground, "caption": _caption}
+            verbs |= {"localize": _localize}
             verbs[config.subcommand](config[config.subcommand])
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         if os.environ.get("GROUNDZOO_DEBUG"):
@@ -114,8 +107,8 @@ def _parser() -> ArgumentParser:
     toyworld.add_argument("out", type=str, help="folder to make")
     toyworld.add_argument("--videos", type=int, default=1300, help="how many")
     toyworld.add_argument("--seed", type=int, default=0, help="another seed, another world")
-    toyworld.add_argument("--preset", type=str, default="default", help="default, w1, captions or clips")
-    toyworld.add_argument("--format", type=str, default="charades_sta", help="whose annotation format is written")
+    toyworld.add_argument("--preset", type=str, default="default", help=PRESETS)
+    toyworld.add_argument("--format", type=str, default="charades_sta", help=FORMATS)
     toyworld.add_argument("--test_fraction", type=float, default=0.15, help="share of videos held out")
     toyworld.add_argument("--workers", type=int | None, default=None, help="processes; all cores unless given")
     toyworld.add_argument("--world", type=dict[str, Any], default={}, help="settings of the world that differ")
@@ -123,24 +116,36 @@ def _parser() -> ArgumentParser:
 
     ground = ArgumentParser(description="Find the moments of videos that sentences describe.")
     ground.add_argument("inputs", nargs="+", type=str, help="video files, then sentences")
-    ground.add_argument("--ckpt", type=str, required=True, help="checkpoint of a run; it knows all else")
     ground.add_argument("--top_k", type=int, default=5, help="answers per sentence")
-    ground.add_argument("--out", type=str, default="grounded", help="folder for JSON, pictures and marked videos")
-    ground.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:1 ...")
-    ground.add_argument("--mark", type=bool, default=True, help="also write an mp4 with the moments marked")
+    _add_answering(ground, "grounded", "the moments marked")
     verbs.add_subcommand("ground", ground, help="Find the moments of videos that sentences describe.")
 
     caption = ArgumentParser(description="Describe videos in a sentence whose words point at what they mean.")
     caption.add_argument("videos", nargs="+", type=str, help="video files")
-    caption.add_argument("--ckpt", type=str, required=True, help="checkpoint of a run; it knows all else")
     caption.add_argument("--beam_size", type=PositiveInt, default=1, help="sentences kept while searching")
     caption.add_argument("--start", type=NonNegativeFloat | None, default=None, help="describe from here, s")
     caption.add_argument("--end", type=NonNegativeFloat | None, default=None, help="describe until here, s")
-    caption.add_argument("--out", type=str, default="captioned", help="folder for JSON, pictures, marked videos")
-    caption.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:1 ...")
-    caption.add_argument("--mark", type=bool, default=True, help="also write an mp4 with boxes and words lit")
+    _add_answering(caption, "captioned", "boxes and words lit")
     verbs.add_subcommand("caption", caption, help="Describe videos in a sentence that points at what it means.")
+
+    localize = ArgumentParser(description="Find when and where actions happen in videos.")
+    localize.add_argument("videos", nargs="+", type=str, help="video files")
+    localize.add_argument("--actions", nargs="+", type=str, required=True, help="what to look for, each in quotes")
+    localize.add_argument(
+        "--threshold", type=float | None, default=None, help="least cosine; None: the task's own"
+    )
+    localize.add_argument("--fps", type=PositiveFloat, default=1.0, help="moments per second that are looked at")
+    _add_answering(localize, "localized", "heat maps and actions")
+    verbs.add_subcommand("localize", localize, help="Find when and where actions happen in videos.")
     return parser
+
+
+def _add_answering(parser: ArgumentParser, out: str, marks: str) -> None:
+    """Options of all verbs that let a trained task answer."""
+    parser.add_argument("--ckpt", type=str, required=True, help="checkpoint of a run; it knows all else")
+    parser.add_argument("--out", type=str, default=out, help="folder for JSON, pictures and marked videos")
+    parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:1 ...")
+    parser.add_argument("--mark", type=bool, default=True, help=f"also write an mp4 with {marks}")
 
 
 def _log_plainly() -> None:
@@ -177,30 +182,10 @@ def import_everything() -> None:
             )
 
 
-def _classes(folder: Path) -> Iterator[tuple[str, set[str], str]]:
-    """Name, bases and first docstring line of all classes below `folder`, without importing them."""
-    for path in sorted(folder.rglob("*.py")):
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef):
-                bases = {b.attr if isinstance(b, ast.Attribute) else getattr(b, "id", "") for b in node.bases}
-                yield node.name, bases, (ast.get_docstring(node) or "").split("\n")[0]
-
-
 def _list(config: Namespace) -> None:
-    root = Path(__file__).parent
-    sections: dict[str, list[tuple[str, str]]] = {}
-    classes = [c for folder in ("tasks", "zoo", "datamodules") for c in _classes(root / folder)]
-    for title, bases in ROOMS.items():
-        sections[title] = [
-            (name, text) for name, parents, text in classes if parents & bases and name not in bases
-        ]
-    sections["weights for encoders"] = _weights()
-    configs = Path(str(resources.files(__package__))) / "configs"
-    sections["configs"] = [
-        (p.relative_to(configs).as_posix(), p.read_text(encoding="utf-8").split("\n")[0].lstrip("# "))
-        for p in sorted(configs.rglob("*.yaml"))
-    ]
-    sections["plug-ins"] = [(p.name, p.value) for p in entry_points(group="groundzoo.plugins")]
+    from .tasks.listing import inventory
+
+    sections = inventory()
     chosen = {t: rows for t, rows in sections.items() if config.what == "all" or config.what in t}
     if not chosen:
         raise ValueError(f"nothing is called '{config.what}'; choose from {', '.join(sections)}")
@@ -209,22 +194,6 @@ def _list(config: Namespace) -> None:
         print(title)
         for name, text in rows or [("(none)", "")]:
             print(f"  {name:<{width}}  {text}")
-
-
-def _weights() -> list[tuple[str, str]]:
-    """What is known of published weights: how they are fed, what they give, whose they are."""
-    from .zoo.video.published import PUBLISHED
-
-    table = [["encoder", "dim", "grid", "fps", "window/stride", "M par.", "licence", "where to get them"]]
-    for entry in PUBLISHED.values():
-        spec = entry.spec
-        grid = "-" if entry.grid is None else "x".join(map(str, entry.grid))
-        rate = "file's" if spec.fps is None else f"{spec.fps:g}"
-        numbers = [str(entry.dim), grid, rate, f"{spec.window}/{spec.stride}", f"{entry.parameters / 1e6:.1f}"]
-        table.append([entry.encoder, *numbers, entry.licence, entry.source])
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
-    return list(zip(["", *PUBLISHED], lines, strict=True))
 
 
 def _toyworld(config: Namespace) -> None:
@@ -346,12 +315,13 @@ def load_task(checkpoint: str | Path, device: str = "cpu") -> Task:
     """See `groundzoo.load`."""
     import_everything()
     from .datamodules.collecting import encode_video
-    from .datamodules.samples import read_samples
+    from .datamodules.samples import iter_moments, read_samples
     from .datamodules.windows import read_windows
     from .tasks.launch import rebuild
 
     task = rebuild(Path(checkpoint), device)
     task.video_reader, task.window_reader, task.sample_reader = encode_video, read_windows, read_samples
+    task.moment_reader = iter_moments
     return task
 
 
@@ -384,8 +354,27 @@ def _caption(config: Namespace) -> None:
     _ask("caption", "does not describe videos with sentences", videos, config, _caption_one)
 
 
-def _ask(verb: str, lacks: str, videos: list[Path], config: Namespace, one: Callable[..., None]) -> None:
-    """Let the task of a checkpoint answer on each video; `lacks` says what a task without the verb does not do."""
+def _localize(config: Namespace) -> None:
+    actions = [" ".join(action.split()) for action in config.actions]
+    if not all(actions):
+        raise ValueError("an action behind --actions is empty: say in words what to look for")
+    if twice := {a for a in actions if [b.casefold() for b in actions].count(a.casefold()) > 1}:
+        raise ValueError(f"--actions must all be different; more than once: {', '.join(sorted(twice))}")
+    if config.threshold is not None and not -1 <= config.threshold <= 1:
+        raise ValueError(f"--threshold is a cosine, from -1 to 1, not {config.threshold:g}")
+    videos = [Path(video) for video in config.videos]
+    one = partial(_localize_one, actions=actions)
+    _ask("localize", "does not find actions in videos", videos, config, one, "json,npz,png")
+
+
+def _ask(
+    verb: str, lacks: str, videos: list[Path], config: Namespace, one: Callable[..., None], kinds: str = "json,png"
+) -> None:
+    """Let the task of a checkpoint answer on each video.
+
+    `lacks` says what a task without the verb does not do; `one` writes files of these `kinds`, and an mp4.
+    """
+    done = verb.removesuffix("e") + "ed"
     warnings.formatwarning = lambda message, *_: f"{message}\n"  # what users see is the sentence alone
     task: Any = load_task(config.ckpt, config.device)
     if not hasattr(task, verb):
@@ -394,12 +383,12 @@ def _ask(verb: str, lacks: str, videos: list[Path], config: Namespace, one: Call
     for video, target in zip(videos, _targets(videos, Path(config.out)), strict=True):
         try:
             one(task, video, target, config)
-            print(f"{target}.{{json,png{',mp4' * config.mark}}}")
+            print(f"{target}.{{{kinds}{',mp4' * config.mark}}}")
         except (RuntimeError, OSError) as error:  # one bad video does not end the others
             failed += 1
-            print(f"{video}: not {verb}ed. {error}", file=sys.stderr)
+            print(f"{video}: not {done}. {error}", file=sys.stderr)
     if failed:
-        sys.exit(f"groundzoo {verb}: {failed} of {len(videos)} videos could not be {verb}ed (see above)")
+        sys.exit(f"groundzoo {verb}: {failed} of {len(videos)} videos could not be {done} (see above)")
 
 
 def _targets(videos: list[Path], out: Path) -> list[Path]:
@@ -414,22 +403,15 @@ def _targets(videos: list[Path], out: Path) -> list[Path]:
 
 def _ground_one(task: Any, video: Path, target: Path, config: Namespace, queries: list[str]) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     from .datamodules.marking import mark_moments, thumbnails
     from .datamodules.video import probe
     from .tasks.pictures import save, timeline
+    from .tasks.tables import moments_table
 
     answers = task.ground(video, queries, top_k=config.top_k)
     info = probe(video)
-    table = Table(title=str(video))
-    for column in ("query", "rank", "start", "end", "score"):
-        table.add_column(column, justify="left" if column == "query" else "right")
-    for query, moments in zip(queries, answers, strict=True):
-        for rank, moment in enumerate(moments, start=1):
-            start, end, score = moment
-            table.add_row(query if rank == 1 else "", str(rank), f"{start:.2f} s", f"{end:.2f} s", f"{score:.3f}")
-    Console().print(table)
+    Console().print(moments_table(str(video), queries, answers))
     found = [
         {"query": q, "moments": [m._asdict() for m in moments]}
         for q, moments in zip(queries, answers, strict=True)
@@ -454,12 +436,11 @@ def _write_json(target: Path, record: dict[str, Any]) -> None:
 
 def _caption_one(task: Any, video: Path, target: Path, config: Namespace) -> None:
     from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
 
     from .datamodules.marking import mark_words
     from .datamodules.video import VideoError, probe, read_frames
     from .tasks.caption_pictures import CELL, LitWords, save_picture, shown_frames, strip, word_colours
+    from .tasks.tables import caption_table
     from .zoo.text.grammar import tag
 
     info = probe(video)
@@ -467,9 +448,7 @@ def _caption_one(task: Any, video: Path, target: Path, config: Namespace) -> Non
         raise VideoError(f"It lasts {info.duration_s:.2f} s; --start {config.start:g} is not before its end.")
     end_s = None if config.end is None else min(config.end, info.duration_s)
     answer = task.caption(video, beam_size=config.beam_size, start_s=config.start, end_s=end_s)
-    table = Table("video", "caption", "score")
-    table.add_row(Text(str(video), overflow="fold"), Text(answer.text), f"{answer.score:.3f}")
-    Console().print(table)
+    Console().print(caption_table(str(video), answer))
     kinds = tag([word.text for word in answer.words])
     words = [{**word._asdict(), "kind": kind} for word, kind in zip(answer.words, kinds, strict=True)]
     record = {"video": str(video), "duration_s": info.duration_s, "checkpoint": config.ckpt}
@@ -483,3 +462,22 @@ def _caption_one(task: Any, video: Path, target: Path, config: Namespace) -> Non
     if config.mark:
         painter = partial(LitWords, answer, colours)
         mark_words(video, target.with_name(target.name + ".mp4"), painter, config.start or 0.0, end_s)
+
+
+def _localize_one(task: Any, video: Path, target: Path, config: Namespace, actions: list[str]) -> None:
+    from rich.console import Console
+
+    from .datamodules.marking import mark_words, thumbnails
+    from .tasks.localize_pictures import HeatOverlay, action_timeline
+    from .tasks.localize_records import save_maps, summary
+    from .tasks.pictures import save
+    from .tasks.tables import tubes_table
+
+    found = task.localize(video, actions, threshold=config.threshold, fps=config.fps)
+    Console().print(tubes_table(str(video), found))
+    record = {"video": str(video), "duration_s": found.duration_s, "checkpoint": config.ckpt}
+    save_maps(found, target.with_name(target.name + ".npz"))
+    _write_json(target, record | summary(found))
+    save(action_timeline(found, thumbnails(video, 10)), target.with_name(target.name + ".png"))
+    if config.mark:
+        mark_words(video, target.with_name(target.name + ".mp4"), partial(HeatOverlay, found))

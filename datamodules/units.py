@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..zoo.batch import MomentFeatures
 from ..zoo.video.base import VideoEncoder, pool_cells
 from .extraction import build_store, default_store
-from .features import FeatureError, FeatureStore
+from .features import FeatureError, FeatureStore, StoredVideo
 from .samples import read_passes, unit_at
 from .video import FrameReader, VideoError, VideoInfo, probe
 
@@ -28,12 +28,12 @@ class VideoMoments(NamedTuple):
 
     Attributes:
         features: without leading dimension.
-        duration_s: of the video, where it is known.
+        duration_s: of the video.
         size: (width, height) of the original in pixels, where it is known.
     """
 
     features: MomentFeatures
-    duration_s: float | None
+    duration_s: float
     size: tuple[int, int] | None
 
 
@@ -72,13 +72,13 @@ class UnitSource:
             )
         self.specs = [part.spec for part in encoder.parts]
         self.grids = [part.grid for part in encoder.parts]
-        self.videos, self.max_cells = dict(videos), max_cells
+        self.videos, self.max_cells = videos, max_cells
         self.live = features is None and (live or encoder.trainable)
         self._encoder: VideoEncoder | None = encoder
         self._made = features is None and not self.live
-        made = default_store(cache, encoder, "" if max_cells is None else f"-{max_cells}")
-        chosen = made if features is None else features
-        self.paths = [] if self.live else [chosen] if isinstance(chosen, Path) else list(chosen)
+        if self._made:  # to name the store its weights are hashed: not for nothing
+            features = default_store(cache, encoder, "" if max_cells is None else f"-{max_cells}")
+        self.paths = [features] if isinstance(features, Path) else list(features or [])
         self.stores: list[FeatureStore] = []
 
     def prepare(self, needed: set[str], num_workers: int) -> None:
@@ -134,19 +134,31 @@ class UnitSource:
             VideoError: the file cannot be read.
         """
         if self.stores:
-            stored = self.stores[0].read(video_id)
-            if stored.duration_s is not None:
-                return stored.duration_s
-            if stored.num_frames is not None and self.specs[0].fps:
-                return stored.num_frames / self.specs[0].fps
+            return self._duration_s(video_id, self.stores[0].read(video_id))
+        if video_id not in self.videos:
+            raise FeatureError(f"{self.name}: there is no video {video_id}")
+        return probe(self.videos[video_id]).duration_s
+
+    def _duration_s(self, video_id: str, stored: StoredVideo) -> float:
+        """Length of a video with features in the first store."""
+        fps = self.specs[0].fps
+        if stored.duration_s is not None:
+            return stored.duration_s
+        if stored.num_frames is not None and fps:
+            return stored.num_frames / fps
         if video_id in self.videos:
             return probe(self.videos[video_id]).duration_s
-        if self.stores and self.specs[0].fps:
-            return self.specs[0].num_frames(len(stored.units)) / self.specs[0].fps
+        if fps:
+            return self.specs[0].num_frames(len(stored.units)) / fps
         raise FeatureError(f"features {self.name}[{video_id}]: the duration of the video is unknown")
 
-    def read(self, video_id: str, times_s: Times) -> VideoMoments:
+    def read(self, video_id: str, times_s: Times | Callable[[float], Times]) -> VideoMoments:
         """What the encoders see at N moments; one behind the end gives the last unit or picture.
+
+        Args:
+            video_id: the video.
+            times_s: N moments, or what chooses them when it is told the length of the video in seconds: files are
+                large, and opened once.
 
         Raises:
             FeatureError: features are missing, broken or of another shape.
@@ -155,18 +167,22 @@ class UnitSource:
         if not self.stores:
             with FrameReader(self.videos[video_id]) as reader:
                 info = reader.info
-                passes = [read_passes(reader, spec, times_s.tolist()) for spec in self.specs]
+                times = times_s(info.duration_s) if callable(times_s) else times_s
+                passes = [read_passes(reader, spec, times.tolist()) for spec in self.specs]
             return VideoMoments(MomentFeatures(None, None, passes), info.duration_s, (info.width, info.height))
-        duration_s = self.duration_s(video_id)
-        vectors, cells = zip(*(self._stored(k, video_id, times_s, duration_s) for k in range(len(self.stores))),
-                             strict=True)  # fmt: skip
+        read = [store.read(video_id) for store in self.stores]
+        duration_s = self._duration_s(video_id, read[0])
+        times = times_s(duration_s) if callable(times_s) else times_s
+        parts = [self._stored(k, video_id, stored, times, duration_s) for k, stored in enumerate(read)]
+        vectors, cells = zip(*parts, strict=True)
         grid = None if any(c is None for c in cells) else torch.cat([c for c in cells if c is not None], dim=-1)
         return VideoMoments(MomentFeatures(torch.cat(vectors, dim=-1), grid), duration_s, None)
 
-    def _stored(self, k: int, video_id: str, times_s: Times, duration_s: float) -> tuple[Tensor, Tensor | None]:
+    def _stored(
+        self, k: int, video_id: str, stored: StoredVideo, times_s: Times, duration_s: float
+    ) -> tuple[Tensor, Tensor | None]:
         """Units ``(N, D)`` and cells ``(N, h, w, C)`` of one store."""
         store, spec, expected = self.stores[k], self.specs[k], self.grids[k]
-        stored = store.read(video_id)
         frames = stored.num_frames or spec.num_frames(len(stored.units))
         chosen = unit_at(spec, len(stored.units), frames, duration_s, times_s)
         vectors = torch.from_numpy(np.ascontiguousarray(stored.units[chosen])).float()

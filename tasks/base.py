@@ -133,6 +133,7 @@ class Task(L.LightningModule, ABC):
         video_reader: set by `groundzoo.load`; turns a video file into the encoder's units.
         window_reader: set by `groundzoo.load`; reads the frames of one pass per clip, for a trainable encoder.
         sample_reader: set by `groundzoo.load`; reads the frames of a stretch of video as encoders want them.
+        moment_reader: set by `groundzoo.load`; reads those of a whole video at a fixed rate, piece by piece.
     """
 
     network: nn.Module
@@ -142,6 +143,7 @@ class Task(L.LightningModule, ABC):
     video_reader: Callable[[VideoEncoder, Path], VideoUnits] | None = None
     window_reader: Callable[..., tuple[Tensor, Tensor, float]] | None = None
     sample_reader: Callable[..., Any] | None = None
+    moment_reader: Callable[..., Any] | None = None
 
     def __init__(self, stages: Sequence[Stage], encoders: Mapping[str, Encoder | None]) -> None:
         super().__init__()

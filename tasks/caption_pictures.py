@@ -6,28 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from .captions import GroundedCaption
+from .drawing import BLACK, COLOURS, DARK, GREY, WHITE, Box, Colour, Picture, ink_on, letters, outline, scaled
 
-Colour = tuple[int, int, int]
-Picture = npt.NDArray[np.uint8]
-Box = tuple[int, int, int, int]
-
-COLOURS: tuple[Colour, ...] = (  # Okabe and Ito's, safe for the colour-blind, and violet
-    (230, 159, 0),
-    (86, 180, 233),
-    (0, 158, 115),
-    (240, 228, 66),
-    (204, 121, 167),
-    (0, 114, 178),
-    (213, 94, 0),
-    (154, 107, 255),
-)
-BLACK, WHITE, DARK, GREY = (0, 0, 0), (255, 255, 255), (24, 24, 24), (110, 110, 110)
 CLOSING = tuple(".,;:!?')%")  # such tokens stand close to the word before them
 WIDTH, LABELS, MARGIN, GAP = 1280, 130, 16, 8  # of the strip, in pixels
 COLUMNS, CELL, ROWS_HEIGHT = 10, 200, 780  # most frames; highest cell and highest stack of rows, in pixels
@@ -75,7 +59,7 @@ def strip(caption: GroundedCaption, colours: Mapping[int, Colour], frames: Pictu
     size = (max(8, int(scale * caption.size[0])), max(8, int(scale * caption.size[1])))
     cells = [Image.fromarray(frame).resize(size, Image.Resampling.LANCZOS) for frame in frames]
     sentence = _Sentence([word.text for word in caption.words], WIDTH - 2 * MARGIN, 22)
-    small = _font(14)
+    small = letters(14)
     top = 2 * MARGIN + sentence.height
     below = top + max(1, len(colours)) * (size[1] + GAP)
 
@@ -92,7 +76,7 @@ def strip(caption: GroundedCaption, colours: Mapping[int, Colour], frames: Pictu
         peak = int(np.argmax(shares))
         for k, (x, number, cell) in enumerate(zip(columns, numbers, cells, strict=True)):
             strength = shares[k] / shares[peak] if shares[peak] > 0 else 0.0
-            box = _scaled(word.boxes[number], caption.size, size)
+            box = scaled(word.boxes[number], caption.size, size)
             canvas.paste(_attended(cell, box, colour, strength), (x, y))
         if shares[peak] > 0:
             x = columns[peak]
@@ -125,7 +109,7 @@ class LitWords:
         self.margin = letter // 2
         self.line = max(2, min(size) // 120)
         self.sentence = _Sentence([w.text for w in caption.words], self.width - 2 * self.margin, letter)
-        self.font = _font(max(12, letter * 3 // 4))
+        self.font = letters(max(12, letter * 3 // 4))
         self.times = np.asarray(caption.times_s)
 
     def lit(self, time_s: float) -> tuple[int, list[int]]:
@@ -151,9 +135,9 @@ class LitWords:
         """Draw the boxes of words, and their names above or, where there is no room, inside."""
         boxes: list[Box] = []
         for index in lit:
-            box = _scaled(self.caption.words[index].boxes[frame], self.caption.size, (self.width, self.height))
+            box = scaled(self.caption.words[index].boxes[frame], self.caption.size, (self.width, self.height))
             boxes.append(_beside(box, boxes, 2 * self.line))
-            _outline(draw, boxes[-1], self.colours[index], self.line)
+            outline(draw, boxes[-1], self.colours[index], self.line)
         tags: list[tuple[int, int, int]] = []  # left, top, right
         for index, (x, y, _, _) in zip(lit, boxes, strict=True):  # after all boxes, so that no line crosses a name
             text = self.caption.words[index].text
@@ -180,7 +164,7 @@ class _Sentence:
     """Words set in lines no wider than `width` pixels, with letters of a size."""
 
     def __init__(self, words: Sequence[str], width: int, letter: int) -> None:
-        self.font, self.pad = _font(letter), max(2, letter // 6)
+        self.font, self.pad = letters(letter), max(2, letter // 6)
         self.line = letter * 8 // 5
         blank = self.font.getlength(" ") + self.pad
         self.places: list[tuple[str, float, int]] = []  # word, its left side, its line
@@ -214,34 +198,7 @@ class _Sentence:
                 draw.rounded_rectangle(box, self.pad, filled[k])
             elif underlined and k in underlined:
                 draw.rectangle((x, y + self.line - 2 - self.pad, right, y + self.line - 3), underlined[k])
-            draw.text((x, middle), word, _ink_on(filled[k]) if k in filled else ink, self.font, anchor="lm")
-
-
-def _font(letter: int) -> ImageFont.FreeTypeFont:
-    """DejaVu Sans, which has Latin, Greek and Cyrillic letters."""
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")), letter)
-
-
-def _ink_on(ground: Colour) -> Colour:
-    """Black or white, whichever is easier to read there."""
-    return BLACK if float(np.dot(ground, (0.299, 0.587, 0.114))) > 110 else WHITE
-
-
-def _scaled(box: Sequence[float], old: tuple[int, int], new: tuple[int, int]) -> Box:
-    """A box in pixels of pictures of another size, both (width, height), inside the picture and not empty."""
-    x1, x2 = (min(max(round(v * new[0] / old[0]), 0), new[0] - 1) for v in (box[0], box[2]))
-    y1, y2 = (min(max(round(v * new[1] / old[1]), 0), new[1] - 1) for v in (box[1], box[3]))
-    return x1, y1, max(x1, x2), max(y1, y2)
-
-
-def _outline(draw: ImageDraw.ImageDraw, box: Box, colour: Colour, width: int, opacity: float = 1.0) -> None:
-    """The line of a box, with a dark edge on both sides that separates it from a picture of the same colour."""
-    opaque = round(255 * opacity)
-    x1, y1, x2, y2 = box
-    if min(x2 - x1, y2 - y1) > 2 * width + 2:
-        draw.rectangle((x1 + width, y1 + width, x2 - width, y2 - width), outline=(*BLACK, opaque // 2))
-    draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=(*BLACK, opaque // 2))
-    draw.rectangle(box, outline=(*colour, opaque), width=width)
+            draw.text((x, middle), word, ink_on(filled[k]) if k in filled else ink, self.font, anchor="lm")
 
 
 def _attended(cell: Image.Image, box: Box, colour: Colour, strength: float) -> Image.Image:
@@ -250,7 +207,7 @@ def _attended(cell: Image.Image, box: Box, colour: Colour, strength: float) -> I
     draw = ImageDraw.Draw(picture, "RGBA")
     draw.rectangle((0, 0, *picture.size), (*WHITE, round(120 * (1 - strength))))
     if strength > 0:
-        _outline(draw, box, colour, 1 + round(2 * strength), strength)
+        outline(draw, box, colour, 1 + round(2 * strength), strength)
     return picture
 
 
@@ -275,4 +232,4 @@ def _tag(
     """A text on a coloured ground whose left top corner is there."""
     width, height = _tag_size(text, font)
     draw.rectangle((*corner, corner[0] + width - 1, corner[1] + height - 1), colour)
-    draw.text((corner[0] + 3, corner[1] + height // 2), text, _ink_on(colour), font, anchor="lm")
+    draw.text((corner[0] + 3, corner[1] + height // 2), text, ink_on(colour), font, anchor="lm")

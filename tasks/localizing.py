@@ -179,7 +179,8 @@ class LocalizationTask(Task):
     def metric(self, stage: Literal["val", "test"]) -> MetricCollection:
         """Metrics of the protocols that the data module serves; all of them where it does not say."""
         kinds = {"untrimmed": SpatioTemporalGrounding, "spatial": SpatialGrounding, "temporal": TemporalGrounding}
-        served = getattr(self.datamodule, "protocols", tuple(kinds))
+        data = getattr(self.datamodule, "evaluation", None) or self.datamodule
+        served = getattr(data, "protocols", tuple(kinds))
         return MetricCollection({p: kind() for p, kind in kinds.items() if p in served}, compute_groups=False)
 
     def update_metric(self, metric: MetricCollection, outputs: Located, batch: ActionBatch) -> None:
@@ -214,7 +215,7 @@ class LocalizationTask(Task):
                 [outputs.similarity, outputs.similarity.new_full((len(times), 1), self.background)], 1
             )
             order = [k if k >= 0 else len(batch.actions) for k in batch.order]
-            labels, *_ = align(scores.cpu(), order)
+            labels, *_ = align(scores.cpu(), torch.tensor(order))
             labels = torch.where(labels == len(batch.actions), -1, labels)
         found = tubes(outputs._replace(labels=labels), batch.actions, times, batch.size, self.mask_threshold)
         where = batch.protocol != "temporal"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#CC79A7")  # Okabe and Ito's, safe for the colour-blind
@@ -34,11 +35,8 @@ def timeline(
     figure = Figure(figsize=(10, sum(heights) + 0.55), layout="constrained")
     axes = figure.subplots(len(heights), 1, gridspec_kw={"height_ratios": heights}, squeeze=False)[:, 0]
     if frames:
-        strip, axes = axes[0], axes[1:]
-        width = duration_s / len(frames)
-        for k, (_, image) in enumerate(frames):
-            strip.imshow(image, extent=(k * width, (k + 1) * width, 0, 1), aspect="auto")
-        strip.set(xlim=(0, duration_s), ylim=(0, 1), xticks=[], yticks=[])
+        film_strip(axes[0], duration_s, frames)
+        axes = axes[1:]
     for axis, (query, moments, target), count in zip(axes, rows, bars, strict=True):
         labels = [f"{n}: {m[0]:.1f}-{m[1]:.1f} s ({m[2]:.2f})" for n, m in enumerate(moments, start=1)]
         spans = [(m[0], m[1], COLOURS[min(n, len(COLOURS) - 1)]) for n, m in enumerate(moments)]
@@ -64,6 +62,14 @@ def timeline(
     if len(axes):
         axes[-1].set_xlabel("seconds", fontsize=8)
     return figure
+
+
+def film_strip(axis: Axes, duration_s: float, frames: Sequence[tuple[float, npt.NDArray[np.uint8]]]) -> None:
+    """Fill an axis with pictures of a video and their times, side by side in equal widths."""
+    width = duration_s / len(frames)
+    for k, (_, image) in enumerate(frames):
+        axis.imshow(image, extent=(k * width, (k + 1) * width, 0, 1), aspect="auto")
+    axis.set(xlim=(0, duration_s), ylim=(0, 1), xticks=[], yticks=[])
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -31,6 +31,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "S3DG": {"width": 8, "joint_dim": 16, "size": 32, "window": 8},
     "VideoSwin": {**SWIN, "size": 32, "num_frames": 8},
     "VGGish": {"width": 4, "hidden": 16},
+    "DAVEnet": {"width": 2},
     "MILNCEText": {"word_dim": 5, "layer_dim": 6, "dim": 4},
 }
 

@@ -297,6 +297,7 @@ FAMILY_PAGES = {
     "ImageModel": "image_models",
     "VideoModel": "video_models",
     "VGGish": "vggish",
+    "DAVEnet": "davenet",
 }
 WEIGHTLESS = ("PixelGrid", "AppearanceGrid", "MotionGrid")
 

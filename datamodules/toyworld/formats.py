@@ -1,34 +1,26 @@
 """Step 3: write the annotations of scripted videos in the file formats of the real benchmarks.
 
-A format is one function ``(root, splits) -> None`` and two table entries. ``splits`` maps the names in
+A format is one function ``(root, splits) -> None`` and three table entries. ``splits`` maps the names in
 ``SPLITS`` to videos; a video's queries are written in their order and next to each other, so that the k-th line
-of a video is the query ``"{video}#{k}"``; the same holds for segments. The videos themselves lie in
+of a video is the query ``"{video}#{k}"``; the same holds for segments and narrations. The videos themselves lie in
 ``root/videos/<id>.mp4``.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .files import Splits, write_text
+from .howto100m import write_howto100m
 from .scene import COLOURS, PRESETS, SHAPES, Segment, Video, WorldConfig
 from .shapes import boxes
 
-Splits = Mapping[str, Sequence[Video]]
-
 CHARADES_COLUMNS = "id,subject,scene,quality,relevance,verified,script,objects,descriptions,actions,length"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file atomically: readers see the old content or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def write_charades_sta(root: Path, splits: Splits) -> None:
@@ -206,10 +198,10 @@ def check_format(format: str, preset: str, config: WorldConfig) -> None:
     """
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}, known are {', '.join(FORMATS)}")
-    if config.segments != (format in CAPTION_FORMATS):
-        formats = CAPTION_FORMATS if config.segments else [name for name in FORMATS if name not in CAPTION_FORMATS]
-        presets = [name for name, other in PRESETS.items() if other.segments != config.segments]
-        has, needs = ("captioned segments", "queries") if config.segments else ("queries", "captioned segments")
+    needs, has = CONTENT[format], content(config)
+    if needs != has:
+        formats = [name for name in FORMATS if CONTENT[name] == has]
+        presets = [name for name, other in PRESETS.items() if content(other) == needs]
         raise ValueError(
             f"format {format!r} is made of {needs}, but preset {preset!r} is a world of {has}: take a preset of "
             f"{', '.join(presets)}, or a format of {', '.join(formats)}"
@@ -221,16 +213,31 @@ def check_format(format: str, preset: str, config: WorldConfig) -> None:
         )
 
 
+def content(config: WorldConfig) -> str:
+    """What a world's videos are annotated with, in the words of ``CONTENT``."""
+    if config.segments:
+        return "captioned segments"
+    return "narrated steps" if config.narrated else "queries"
+
+
 FORMATS: dict[str, Callable[[Path, Splits], None]] = {
     "charades_sta": write_charades_sta,
     "activitynet_captions": write_activitynet_captions,
     "tacos": write_tacos,
     "activitynet_entities": write_activitynet_entities,
     "msrvtt": write_msrvtt,
+    "howto100m": write_howto100m,
 }
 
-CAPTION_FORMATS = ("activitynet_entities", "msrvtt")
-"""Formats of captioned segments; the others are formats of queries."""
+CONTENT = {
+    "charades_sta": "queries",
+    "activitynet_captions": "queries",
+    "tacos": "queries",
+    "activitynet_entities": "captioned segments",
+    "msrvtt": "captioned segments",
+    "howto100m": "narrated steps",
+}
+"""What each format is made of."""
 
 SPLITS: dict[str, tuple[str, ...]] = {
     "charades_sta": ("train", "test"),
@@ -238,5 +245,6 @@ SPLITS: dict[str, tuple[str, ...]] = {
     "tacos": ("train", "val", "test"),
     "activitynet_entities": ("train", "val", "test"),
     "msrvtt": ("train", "val", "test"),
+    "howto100m": ("train", "val", "test"),
 }
 """The splits that each format knows, in the order in which videos are dealt to them."""

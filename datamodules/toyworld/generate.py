@@ -5,7 +5,7 @@ The folder::
     OUT/videos/toy00000.mp4 ...   H.264
     OUT/truth/toy00000.json ...   everything that is true of a video, see truth.py
     OUT/<annotation files>        of the chosen format, see formats.py
-    OUT/subsets.json              {subset: [query ids]}, a query id is "toy00012#3"; not with segments
+    OUT/subsets.json              {subset: [query ids]}, a query id is "toy00012#3"; for queries only
     OUT/world.json                how the folder was made, its splits and its counts
 """
 
@@ -23,7 +23,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .formats import FORMATS, SPLITS, check_format, write_text
+from .files import write_text
+from .formats import FORMATS, SPLITS, check_format, content
 from .render import encode, render_frames
 from .scene import PRESETS, Video, WorldConfig
 from .truth import truth
@@ -32,9 +33,17 @@ from .world import script_video, video_id
 VERSION = 1
 """Raised whenever the same seed would no longer give the same frames and annotations."""
 
-LATER_OPTIONS = ("actions", "segments", "pause_s", "poor", "poor_annotated")
+LATER_OPTIONS = ("actions", "segments", "pause_s", "poor", "poor_annotated", "narrated", "gap_s", "narrated_steps",
+                 "chatter", "drop_word", "off_topic", "drift_s", "enter")  # fmt: skip
 """Options of the world that world.json names only where they differ from their defaults, so that a folder made
 before they existed is still known as the same world."""
+
+COUNTED = {
+    "queries": ("queries",),
+    "captioned segments": ("segments",),
+    "narrated steps": ("events", "narrations"),
+}
+"""What world.json counts besides videos, by what the world is annotated with."""
 
 RESULTS = ("splits", "counts")  # entries of world.json that follow from the others
 
@@ -92,11 +101,11 @@ def generate(
         split: [script_video(config, seed, index) for index in indices] for split, indices in splits.items()
     }
     FORMATS[format](root, scripted)
-    if not config.segments:
+    if content(config) == "queries":
         write_text(root / "subsets.json", json.dumps(subsets([v for part in scripted.values() for v in part])))
-    what = "segments" if config.segments else "queries"
     counts = {
-        split: {"videos": len(part), what: sum(len(getattr(video, what)) for video in part)}
+        split: {"videos": len(part)}
+        | {what: sum(len(getattr(video, what)) for video in part) for what in COUNTED[content(config)]}
         for split, part in scripted.items()
     }
     write_text(root / "world.json", json.dumps({**world, "counts": counts}, indent=1) + "\n")

@@ -102,6 +102,17 @@ def tell(actors: Sequence[Actor], events: Sequence[Event], wording: int = 0) -> 
     return f"{text[0].upper()}{text[1:]}."
 
 
+def name_step(colour: str, shape: str, action: str) -> str:
+    """The one phrase that stands for a step, as an action class does: "red circle moves to the left"."""
+    return f"{colour} {shape} {PHRASES[action][0]}"
+
+
+def step_phrase(actors: Sequence[Actor], event: Event) -> str:
+    """The phrase that stands for a step of a video with these actors."""
+    actor = actors[event.actor]
+    return name_step(actor.colour, actor.shape, event.action)
+
+
 def describe(config: WorldConfig, actors: Sequence[Actor], actor: int, rng: np.random.Generator) -> str:
     """Noun phrase of an actor; the size word may only be missing if the colour alone would do."""
     who = actors[actor]

@@ -30,6 +30,7 @@ SPIN = 2.4  # rad/s
 BLINK_S, FAINT = 2 / 3, 0.15  # period, opacity while out
 JUMP_S, JUMP_HEIGHT = 1.0, 1.7  # duration of one jump, units
 SHAKE_S, SHAKE_WIDTH = 2 / 3, 0.6  # period, units
+ENTER_S = 0.5  # in which an actor fades in before its step, and out after it
 JITTER = 0.35  # px, rounded: actors at rest also move now and then, or any difference between frames would betray
 
 
@@ -125,6 +126,32 @@ def tracks(
                 _act(config, actor.radius, out[:, i], event)
     out[:, :, :2] += np.round(rng.normal(0.0, JITTER, (num_frames, len(actors), 2)))
     return out.astype(np.float32)
+
+
+def enter(tracks: NDArray[np.float32], events: Sequence[Event], fps: int) -> None:
+    """Let the actors with events fade in before each of theirs and out after it; the others stay.
+
+    Args:
+        tracks: (T, actors, 5), see ``Video.tracks``; its opacities change in place.
+        events: of the video.
+        fps: frames per second.
+    """
+    fading = round(ENTER_S * fps)
+    frames = np.arange(len(tracks))
+    for actor in {event.actor for event in events}:
+        away = [np.maximum(e.start - frames, frames - e.end + 1).clip(0) for e in events if e.actor == actor]
+        tracks[:, actor, ALPHA] *= (1 - np.min(away, axis=0) / (fading + 1)).clip(0)
+
+
+def absence(idle: tuple[int, int], fps: int) -> tuple[int, int]:
+    """Frames (start, end) in which an actor who enters and leaves is not on stage; empty if the end comes first.
+
+    Args:
+        idle: frames (start, end) from its last event, or the begin of the video, to its next one.
+        fps: frames per second.
+    """
+    fading = round(ENTER_S * fps)
+    return (idle[0] + fading if idle[0] else 0, idle[1] - fading)
 
 
 def _act(config: WorldConfig, radius: float, track: NDArray[np.float64], event: Event) -> None:

@@ -73,6 +73,17 @@ class WorldConfig:
         pause_s: least pause before, between and after segments, seconds.
         poor: share of its segment's frames in which an acting actor is poorly seen, see :class:`Spell`.
         poor_annotated: chance of an actor's one annotated frame to be a poor one.
+        narrated: whether the video is narrated: its events are steps, one after another with pauses, narrations
+            are spoken about them, and there are no queries.
+        gap_s: pause between two steps of a narrated video, seconds.
+        narrated_steps: number of successive steps that one narration tells.
+        chatter: chance of a filler word in each gap between the words of a narration, of a second one after it,
+            and so on; less than 1.
+        drop_word: chance of each word of a step's phrase to be left out.
+        off_topic: chance of a step's phrase to be replaced by that of any actor and action, mostly not to be seen.
+        drift_s: greatest shift of a narration from its steps, and greatest difference of their lengths, seconds.
+        enter: whether an actor with steps is on stage only from shortly before each of them until shortly after;
+            the others stay. For narrated videos.
     """
 
     width: int = 96
@@ -100,16 +111,25 @@ class WorldConfig:
     pause_s: float = 0.5
     poor: float = 0.0
     poor_annotated: float = 0.5
+    narrated: bool = False
+    gap_s: tuple[float, float] = (0.3, 2.0)
+    narrated_steps: tuple[int, int] = (1, 1)
+    chatter: float = 0.5
+    drop_word: float = 0.2
+    off_topic: float = 0.1
+    drift_s: float = 2.0
+    enter: bool = False
 
     def __post_init__(self) -> None:
         if self.width % 2 or self.height % 2:
             raise ValueError(f"frames must have even sides, not {self.width}x{self.height}")
-        for name in ("duration_s", "actors", "radius_px", "events", "length_s"):
+        for name in ("duration_s", "actors", "radius_px", "events", "length_s", "gap_s", "narrated_steps"):
             least, most = getattr(self, name)
             if not 0 < least <= most:
                 raise ValueError(f"{name} must be a range (least, most) of positive numbers, not {(least, most)}")
         for name in ("shared_colour", "busy", "reuse_actor", "reuse_action", "repeat", "redundant", "drop_size",
-                     "occlusion", "overlap", "then", "poor", "poor_annotated"):  # fmt: skip
+                     "occlusion", "overlap", "then", "poor", "poor_annotated", "chatter", "drop_word",
+                     "off_topic"):  # fmt: skip
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is a share, 0 to 1, not {getattr(self, name)}")
         if self.actors[1] > len(COLOURS):
@@ -121,12 +141,27 @@ class WorldConfig:
                     f"{self.events[0]} segments of {self.length_s[0]} s, and pauses of {self.pause_s} s (0 or "
                     f"more), do not fit into {self.duration_s[0]} s"
                 )
+        elif self.narrated:
+            step, gap = (math.ceil(least * self.fps) for least in (self.length_s[0], self.gap_s[0]))
+            if self.events[1] * (step + gap) - gap > round(self.duration_s[0] * self.fps):
+                raise ValueError(
+                    f"{self.events[1]} steps of {self.length_s[0]} s with pauses of {self.gap_s[0]} s do not fit "
+                    f"into {self.duration_s[0]} s"
+                )
         elif self.events[1] * self.length_s[0] > self.busy * self.duration_s[0]:
             raise ValueError(
                 f"{self.events[1]} events of {self.length_s[0]} s do not fit into {self.duration_s[0]} s"
             )
         if self.poor and not self.segments:
             raise ValueError("poor frames are those of captioned segments: set segments too, or poor to 0")
+        if self.narrated and (self.segments or self.overlap):
+            raise ValueError("a narrated video has steps one after another: set segments to false, overlap to 0")
+        if self.enter and not self.narrated:
+            raise ValueError("only the actors of narrated videos enter and leave: set narrated too, or not enter")
+        if self.chatter == 1 or self.drift_s < 0:
+            raise ValueError(
+                f"chatter must be less than 1, not {self.chatter}; drift_s 0 or more, not {self.drift_s}"
+            )
         unknown = set(self.actions) - set(ACTIONS)
         if unknown or not self.actions:
             raise ValueError(f"actions are one or more of {', '.join(ACTIONS)}, not {list(self.actions)}")
@@ -154,6 +189,22 @@ CAPTIONS = WorldConfig(
     poor=0.25,
 )
 
+NARRATIONS = WorldConfig(
+    duration_s=(16.0, 16.0),
+    actors=(3, 3),
+    radius_px=(8.0, 12.0),
+    shared_colour=0.0,
+    events=(2, 4),
+    length_s=(3.0, 5.5),
+    reuse_actor=0.0,
+    reuse_action=0.0,
+    repeat=0.0,
+    # no jump and no shake: at one moment per second a jump is always at the same height, and at three moments per
+    # second a shake always at its zero crossings
+    actions=tuple(action for action in ACTIONS if action not in ("jump", "shake")),
+    narrated=True,
+)
+
 PRESETS: dict[str, WorldConfig] = {
     # moments from a twentieth to two thirds of the video: all scales of a temporal pyramid have work to do
     "default": WorldConfig(events=(2, 5), length_s=(2.0, 28.0), length_law="loguniform"),
@@ -163,6 +214,12 @@ PRESETS: dict[str, WorldConfig] = {
     "captions": CAPTIONS,
     # the whole video is one captioned segment
     "clips": replace(CAPTIONS, duration_s=(4.0, 4.0), events=(1, 1), length_s=(4.0, 4.0), pause_s=0.0),
+    # loosely timed, chatty narrations, each of one step
+    "narrations": NARRATIONS,
+    # the same, each of two successive steps
+    "narrations_two": replace(NARRATIONS, narrated_steps=(2, 2)),
+    # actors come and go with their steps
+    "narrations_enter": replace(NARRATIONS, enter=True),
 }
 
 
@@ -318,6 +375,40 @@ class Segment:
 
 
 @dataclass(frozen=True)
+class Narration:
+    """What is said at some time about one or more successive steps.
+
+    Attributes:
+        start_s: begin in seconds, two decimals; neither time is exactly that of the steps.
+        end_s: end in seconds, likewise.
+        text: lower-case words, some of them fillers.
+        steps: indices into ``Video.events``, in the order of time.
+        off_topic: for each of them, whether something else is said in its place.
+    """
+
+    start_s: float
+    end_s: float
+    text: str
+    steps: tuple[int, ...]
+    off_topic: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
+class Clicks:
+    """Where annotators clicked when they were asked for the centre of a step, at one full second of the video.
+
+    Attributes:
+        second: of the video; the frame is the one shown at that moment.
+        step: index into ``Video.events``.
+        points: (x, y) of each click, pixels of the frame.
+    """
+
+    second: int
+    step: int
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
 class Scene:
     """A background, from frame ``start`` to the next scene: a dark colour, a linear ramp, and static noise.
 
@@ -354,6 +445,9 @@ class Video:
             screen), alpha (opacity, 0 to 1).
         spells: poor frames, in captioned worlds.
         segments: captioned parts, in the order of time; none in a world of queries.
+        narrations: in the order of their starts, in narrated worlds.
+        clicks: in the order of time, in narrated worlds: for every full second at which a step is going on and
+            its actor is to be seen.
     """
 
     id: str
@@ -370,3 +464,5 @@ class Video:
     tracks: NDArray[np.float32] = field(repr=False)
     spells: tuple[Spell, ...] = ()
     segments: tuple[Segment, ...] = ()
+    narrations: tuple[Narration, ...] = ()
+    clicks: tuple[Clicks, ...] = ()

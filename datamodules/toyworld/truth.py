@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
+from .language import step_phrase
 from .poor import poor_frames
 from .scene import ALPHA, ANGLE, CX, CY, Event, R, Segment, Video
 from .shapes import Floats, boxes, coverage, inside, offsets, rectangle, window_origins
@@ -38,6 +40,11 @@ def truth(video: Video) -> dict[str, Any]:
         ``start_s``, ``end_s``, ``frames`` (the ten sampled ones), ``sentences``, ``tokens`` (words of the first
         sentence) and ``mentions``: per actor of the sentence ``actor``, ``event``, ``words`` (colour, shape) and
         ``verb`` as indices of tokens, and ``sample``, the place in ``frames`` of the annotated frame.
+
+        With narrations the events are steps and have also ``phrase``, the words that stand for them, and there are
+        ``narrations``: ``id`` = ``"{video}#{k}"``, ``start_s``, ``end_s``, ``text``, ``steps`` (indices of events)
+        and ``off_topic`` (for each of them, whether something else is said in its place), and ``clicks``:
+        ``second``, ``step`` (index of an event) and ``points``, the pixels of the frame where annotators clicked.
     """
     facts: dict[str, Any] = {
         "id": video.id,
@@ -69,6 +76,16 @@ def truth(video: Video) -> dict[str, Any]:
             poor, blurred = poor_frames(video, i)
             actor.update(poor=np.flatnonzero(poor).tolist(), blurred=np.flatnonzero(blurred).tolist())
         facts["segments"] = [_segment(video, k, segment) for k, segment in enumerate(video.segments)]
+    if video.narrations:
+        for step, event in zip(facts["events"], video.events, strict=True):
+            step["phrase"] = step_phrase(video.actors, event)
+        facts["narrations"] = [
+            {"id": f"{video.id}#{k}", **asdict(narration)} for k, narration in enumerate(video.narrations)
+        ]
+        facts["clicks"] = [
+            {"second": clicks.second, "step": clicks.step, "points": _rounded(np.array(clicks.points), 2)}
+            for clicks in video.clicks
+        ]
     return facts
 
 

@@ -5,7 +5,8 @@ while others act, they rest. Every event is asked for with one sentence. Distrac
 the same actor does other things, others do the same thing, and in half of the videos an actor does the same
 thing twice, so that only "again", "before ...", "early in the video" decide.
 
-In a captioned world nothing is asked; instead segments of the video are told, see :mod:`.segments`.
+In a captioned world nothing is asked; instead segments of the video are told, see :mod:`.segments`; in a narrated
+world the events are steps that someone talks about, see :mod:`.narration`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from . import language, motion, segments
+from . import language, motion, narration, segments
 from .scene import (
     ACTIONS,
     COLOURS,
@@ -56,15 +57,22 @@ def script_video(config: WorldConfig, seed: int, index: int) -> Video:
     Returns:
         The video. Options such as cuts or patches do not change its actors and events.
     """
-    streams = np.random.SeedSequence([seed, index]).spawn(8)  # a new one goes last: the others stay what they are
-    cast, plot, body, words, backdrop, hiding, spoiling, marking = map(np.random.default_rng, streams)
+    streams = np.random.SeedSequence([seed, index]).spawn(10)  # a new one goes last: the others stay what they are
+    cast, plot, body, words, backdrop, hiding, spoiling, marking, telling, clicking = map(
+        np.random.default_rng, streams
+    )
     num_frames = round(cast.uniform(*config.duration_s) * config.fps)
     actors = _draw_actors(config, cast)
     homes = _draw_homes(config, actors, cast)
-    draw_windows = segments.draw_windows if config.segments else _draw_windows
+    draw_windows = _draw_windows
+    if config.segments or config.narrated:
+        draw_windows = segments.draw_windows if config.segments else narration.draw_windows
     windows = draw_windows(config, num_frames, plot)
     events = _draw_events(config, actors, homes, windows, plot)
     tracks = motion.tracks(config, actors, homes, events, num_frames, body)
+    if config.enter:
+        motion.enter(tracks, events, config.fps)
+    asked = not (config.segments or config.narrated)
     video = Video(
         id=video_id(index),
         width=config.width,
@@ -74,12 +82,14 @@ def script_video(config: WorldConfig, seed: int, index: int) -> Video:
         duration_s=num_frames / config.fps,
         actors=tuple(actors),
         events=tuple(events),
-        queries=() if config.segments else tuple(language.ask(config, actors, events, num_frames, words)),
+        queries=tuple(language.ask(config, actors, events, num_frames, words)) if asked else (),
         scenes=tuple(_draw_scenes(config, num_frames, backdrop)),
         patches=tuple(_draw_patches(config, actors, tracks, hiding)),
         tracks=tracks,
     )
-    return segments.caption(config, video, spoiling, marking) if config.segments else video
+    if config.segments:
+        return segments.caption(config, video, spoiling, marking)
+    return narration.narrate(config, video, telling, clicking) if config.narrated else video
 
 
 def _draw_actors(config: WorldConfig, rng: np.random.Generator) -> list[Actor]:
@@ -146,11 +156,12 @@ def _draw_events(
     events: dict[int, Event] = {}  # by window; one without a fitting event would stay empty
     places = list(homes)
     free_from = [0] * len(actors)  # frame since which each actor is at rest
+    told = config.segments or config.narrated
     repeated = _draw_repeat([k for k, window in enumerate(windows) if not window[2]], config.repeat, rng)
     for k, (start, end, _) in enumerate(windows):
         idle = [i for i in range(len(actors)) if free_from[i] <= start]
-        # nobody hurries about in another segment, whose sentence would be silent on it
-        pause = max((end for _, end, _ in windows[:k] if end <= start), default=0) if config.segments else 0
+        # nobody hurries about in another segment or step, whose words would be silent on it
+        pause = max((end for _, end, _ in windows[:k] if end <= start), default=0) if told else 0
         for attempt in range(TRIES):
             if attempt == 0 and repeated.get(k) in events:
                 who, action = events[repeated[k]].actor, events[repeated[k]].action
@@ -160,10 +171,11 @@ def _draw_events(
                     continue
             if who not in idle:
                 continue
-            route = motion.find_route(
-                config, actors[who], places[who], action, (max(free_from[who], pause), start), end - start, rng
-            )
-            if route is None or (config.segments and _buries(actors, places, who, route.to_xy)):
+            spare = (max(free_from[who], pause), start)
+            if config.enter:  # unseen it may hurry at any time
+                spare = motion.absence((free_from[who], start), config.fps)
+            route = motion.find_route(config, actors[who], places[who], action, spare, end - start, rng)
+            if route is None or (told and _buries(actors, places, who, route.to_xy)):
                 continue
             turn = 1 if rng.random() < 0.5 else -1
             times = (start / config.fps, end / config.fps)

@@ -15,8 +15,8 @@ import yaml
 from small_encoders import shrink
 
 import groundzoo
-from groundzoo.cli import ROOMS, _classes
 from groundzoo.datamodules.labels import LabelStore
+from groundzoo.tasks.listing import ROOMS, classes_in
 
 CONFIGS = Path(groundzoo.__file__).parent / "configs"
 EVERY = sorted(p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.yaml"))
@@ -29,7 +29,7 @@ FORMATS = {
     "MSRVTT": "msrvtt",
 }
 FRAMES = {"activitynet_entities": 10, "msrvtt": 4}  # the boxes of the first were drawn in ten
-NO_GRID = {"C3D", "VGG16", "VGGish", "Combined", "Precomputed"}  # encoders of vectors alone
+NO_GRID = {"C3D", "VGG16", "VGGish", "DAVEnet", "Combined", "Precomputed"}  # encoders of vectors alone
 VERBS = ("fit", "validate", "test", "predict")
 TASKS = [c for c in ALL if c.startswith("tasks/")]
 LABELS = [c for c in EVERY if c.startswith("annotate/")]
@@ -77,7 +77,7 @@ def runs() -> list[tuple[str, str]]:
 @pytest.mark.parametrize("room", ["video encoders", "text encoders"])
 def test_every_encoder_has_an_overlay(room: str) -> None:
     """So that the matrix of encoders and tasks below is complete."""
-    classes = {name for name, parents, _ in _classes(CONFIGS.parent / "zoo") if parents & ROOMS[room]}
+    classes = {name for name, parents, _ in classes_in(CONFIGS.parent / "zoo") if parents & ROOMS[room]}
     used = "".join((CONFIGS / name).read_text() for name in ALL)
     assert len(classes) >= 4
     assert {name for name in classes if f"class_path: {name}" not in used} == set()

@@ -37,7 +37,7 @@ def cpu_of(*words: str) -> tuple[float, subprocess.CompletedProcess[str]]:
         ["list"],
         ["list", "tasks"],
         ["--version"],
-        *([verb, "--help"] for verb in ("ground", "caption", "annotate")),
+        *([verb, "--help"] for verb in ("ground", "caption", "localize", "annotate")),
     ],
 )
 def test_light_verbs_are_fast_and_import_nothing_heavy(words: list[str]) -> None:
@@ -54,7 +54,7 @@ def test_light_verbs_are_fast_and_import_nothing_heavy(words: list[str]) -> None
 
 def test_help_names_every_verb() -> None:
     _, done = cpu_of("-m", "groundzoo", "--help")
-    for verb in (*TRAINING_VERBS, "list", "toyworld", "extract", "annotate", "ground", "caption"):
+    for verb in (*TRAINING_VERBS, "list", "toyworld", "extract", "annotate", "ground", "caption", "localize"):
         assert re.search(rf"^\s+{verb}\s+\w", done.stdout, re.MULTILINE), f"{verb} has no line of help"
 
 

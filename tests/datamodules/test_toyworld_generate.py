@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from groundzoo.datamodules.toyworld import generate as module
-from groundzoo.datamodules.toyworld.formats import CAPTION_FORMATS, CHARADES_COLUMNS, FORMATS, SPLITS
+from groundzoo.datamodules.toyworld.formats import CHARADES_COLUMNS, CONTENT, FORMATS, SPLITS
 from groundzoo.datamodules.toyworld.generate import deal, generate, make_config, recipe
 from groundzoo.datamodules.toyworld.render import render_frames
 from groundzoo.datamodules.toyworld.world import PRESETS, script_video, truth
@@ -25,7 +25,7 @@ CAPTIONED = {
     "overrides": {"duration_s": (8.0, 9.0), "length_s": (1.5, 2.0), "events": (2, 3)},
 }
 CLIPS = {"preset": "clips", "overrides": {"duration_s": (2.0, 2.0), "length_s": (2.0, 2.0)}}
-QUERY_FORMATS = [name for name in FORMATS if name not in CAPTION_FORMATS]
+QUERY_FORMATS = [name for name in FORMATS if CONTENT[name] == "queries"]
 
 
 def small(out: Path, **options) -> Path:

@@ -211,6 +211,15 @@ PUBLISHED: dict[str, Published] = {
         "Apache-2.0",
         "github.com/harritaylor/torchvggish (release v0.1)",
     ),
+    "davenet_howto100m": Published(
+        "DAVEnet",
+        FrameSpec(16_000.0, 2560, 2560, None, context=63, sound=True),
+        1024,
+        None,
+        44_670_976,
+        "BSD-3-Clause (code); weights not stated",
+        "github.com/roudimit/AVLnet (README)",
+    ),
 }
 
 

@@ -1,0 +1,43 @@
+"""Tables of answers that the command line prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.table import Table
+from rich.text import Text
+
+from .captions import GroundedCaption
+from .localizing import Localization
+from .moments import Moment
+
+
+def moments_table(video: str, queries: Sequence[str], answers: Sequence[Sequence[Moment]]) -> Table:
+    """A row for each moment of each query, best first."""
+    table = Table(title=Text(video))
+    for column in ("query", "rank", "start", "end", "score"):
+        table.add_column(column, justify="left" if column == "query" else "right")
+    for query, moments in zip(queries, answers, strict=True):
+        for rank, (start, end, score) in enumerate(moments, start=1):
+            name = Text(query if rank == 1 else "")
+            table.add_row(name, str(rank), f"{start:.2f} s", f"{end:.2f} s", f"{score:.3f}")
+    return table
+
+
+def caption_table(video: str, caption: GroundedCaption) -> Table:
+    """The sentence and its score."""
+    table = Table("video", "caption", "score")
+    table.add_row(Text(video, overflow="fold"), Text(caption.text), f"{caption.score:.3f}")
+    return table
+
+
+def tubes_table(video: str, found: Localization) -> Table | Text:
+    """A row for each tube, in the order of time; a sentence where there is none."""
+    if not found.tubes:
+        return Text(f"{video}: none of the actions was found")
+    table = Table(title=Text(video))
+    for column in ("action", "start", "end", "score"):
+        table.add_column(column, justify="left" if column == "action" else "right")
+    for tube in found.tubes:
+        table.add_row(Text(tube.action), f"{tube.start_s:.2f} s", f"{tube.end_s:.2f} s", f"{tube.score:.3f}")
+    return table

@@ -1,0 +1,174 @@
+"""STG's Tables 5, 6 and 8 on ToyWorld through the real command line; prints the tables of docs/papers/stg.md.
+
+    for preset in narrations narrations_two narrations_enter; do
+        groundzoo toyworld worlds/$preset --preset $preset --format howto100m --videos 800 --test_fraction 0.1
+    done
+    python tests/benchmarks/stg_tables.py worlds/narrations_two --out stg_runs --seeds 0 1 2
+
+Finished runs are not repeated, so it can be stopped and started again. ``--runs`` chooses rows, ``--selection`` prints
+what is chosen before the local branch has learned anything (the global branch alone, 20 epochs).
+
+Columns, all on held-out videos at one moment per second, in percent: IoU+Point and its mean over actions, the share
+of moments with an action that get the right one (`frames`), video mAP, pointing accuracy in trimmed steps, mean IoU of
+the known order (`order`); without a background, the share of moments with an action whose right one of the video's
+(`own`) and of all videos' actions (`all`) is most similar; and of narrations of held-out videos the share of chosen
+candidates that lie in a told step (`inside`), and of the told steps those that a chosen candidate lies in (`found`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from groundzoo.datamodules.grounding_youtube import GroundingYouTube
+from groundzoo.datamodules.mining_youtube import MiningYouTube
+from groundzoo.datamodules.units import UnitSource, stack
+from groundzoo.datamodules.video_files import find_videos
+from groundzoo.tasks.launch import rebuild
+from groundzoo.tasks.stg import STG, Projected, SelectionOptions
+from groundzoo.zoo.batch import NarrationBatch
+
+WARM_UP = "{losses: [global], lr: 3.0e-3, epochs: 20, schedule: one_cycle, monitor: val/frame accuracy}"
+LEARN = "{{losses: [{}], lr: 3.0e-3, epochs: {}, schedule: one_cycle}}"
+STAGES = "--model.init_args.stages"
+RUNS: dict[str, list[str]] = {
+    "both (Sinkhorn)": [],
+    "global loss only": [STAGES, f"[{WARM_UP}, {LEARN.format('global', 6)}]"],
+    "local loss only": [STAGES, f"[{LEARN.format('local', 6)}]"],
+    "no warm-up": [STAGES, f"[{LEARN.format('global, local', 6)}]"],
+    "random frames": ["ablations/stg_random.yaml"],
+    "top frames": ["ablations/stg_words_frame_top.yaml"],
+    "narration's frames": ["ablations/stg_narration.yaml"],
+    "votes of words": ["ablations/stg_vote.yaml"],
+    "sum after SwAV": ["ablations/stg_swav_sum.yaml"],
+    "Global T": ["ablations/stg_sentence_frame.yaml"],
+    "self + cross": ["ablations/stg_self_cross.yaml"],
+    "cross + self": ["ablations/stg_cross_self.yaml"],
+    "cross + cross": ["ablations/stg_cross_cross.yaml"],
+    "loss of MIL-NCE": ["ablations/stg_mil_nce_loss.yaml"],
+    "shuffled narrations": [],
+}
+METRICS = {
+    "IoU+Point": "IoU+Point",
+    "class": "IoU+Point class",
+    "frames": "frame accuracy",
+    "mAP@0.1": "mAP@0.1",
+    "mAP@0.3": "mAP@0.3",
+    "mAP": "mAP",
+    "pointing": "spatial/pointing accuracy",
+    "order": "temporal/IoU",
+}
+COLUMNS = (*METRICS, "own", "all", "inside", "found")
+
+
+def run(name: str, seed: int, world: Path, out: Path) -> dict[str, float]:
+    """Fit one configuration with one seed and judge it, unless that was done before."""
+    folder = out / f"{name.replace(' ', '_')}-{seed}"
+    result = folder / "result.json"
+    if not result.exists():
+        words = [sys.executable, "-m", "groundzoo", "fit", "--config", "tasks/stg_toyworld.yaml"]
+        words += ["--config", "logger/csv.yaml"]
+        for word in RUNS[name]:
+            words += ["--config", word] if word.endswith(".yaml") else [word]
+        words += ["--data.init_args.root", str(world), "--data.init_args.evaluation.init_args.root", str(world)]
+        words += ["--data.init_args.num_workers", "0", "--trainer.enable_model_summary", "false"]
+        words += ["--data.init_args.seed", str(seed), "--seed_everything", str(seed), "--run_dir", str(folder)]
+        if name == "shuffled narrations":
+            words += ["--data.init_args.captions", shuffled(world).name]
+        subprocess.run(words, check=True)
+        result.write_text(json.dumps(judge(folder / "checkpoints" / "last.ckpt", world)))
+    stored: dict[str, float] = json.loads(result.read_text())
+    return stored
+
+
+def shuffled(world: Path) -> Path:
+    """The narrations of every video are those of another one."""
+    path = world / "caption_shuffled.json"
+    if not path.exists():
+        stored = json.loads((world / "caption.json").read_text())
+        ids = sorted(stored)
+        other = np.random.default_rng(0).permutation(len(ids))
+        path.write_text(json.dumps({name: stored[ids[k]] for name, k in zip(ids, other, strict=True)}))
+    return path
+
+
+@torch.inference_mode()
+def judge(checkpoint: Path, world: Path) -> dict[str, float]:
+    """All columns of one checkpoint, in percent."""
+    task = rebuild(checkpoint, "cpu")
+    assert isinstance(task, STG)
+    found: dict[str, float] = {}
+    own = every = moments = 0
+    sets: list[Any] = [GroundingYouTube(world, num_workers=0), MiningYouTube(world, num_workers=0)]
+    for data in sets:
+        data.trainer = SimpleNamespace(lightning_module=task, world_size=1)
+        data.setup("test")
+        task.fabric = None
+        metrics = {p: metric for p, metric in task.metric("test").items(keep_base=True) if p in data.protocols}
+        batches = [task.prepare(batch) for batch in data.test_dataloader()]
+        actions = sorted({a for batch in batches for a in batch.actions})
+        texts = F.normalize(task.network.g(task.text_encoder(actions).sentence), dim=-1)
+        for batch in batches:
+            located = task.locate_batch(batch)
+            task.update_metric(metrics, located, batch)  # type: ignore[arg-type]
+            if batch.protocol == "untrimmed":
+                acts = batch.labels >= 0
+                true = batch.labels[acts]
+                own += int((located.similarity[acts].argmax(1) == true).sum())
+                frames = F.normalize(task.network.f(batch.features.vectors[acts]), dim=-1)
+                named = [actions.index(batch.actions[k]) for k in true.tolist()]
+                every += int(((frames @ texts.mT).argmax(1) == torch.tensor(named)).sum())
+                moments += int(acts.sum())
+        for metric in metrics.values():
+            found |= {key: value.item() for key, value in metric.compute().items()}
+    values = {column: found[key] for column, key in METRICS.items()}
+    values |= {"own": 100 * own / moments, "all": 100 * every / moments}
+    return values | selection(task, world, task.selection)
+
+
+@torch.inference_mode()
+def selection(task: STG, world: Path, options: SelectionOptions) -> dict[str, float]:
+    """Where the candidates lie that are chosen for the narrations of held-out videos."""
+    ids = (world / "videos_test.txt").read_text().split()
+    source = UnitSource(task.video_encoder, None, find_videos(world / "videos"), world / "features", False,
+                        task.max_cells)  # fmt: skip
+    source.open()
+    times = np.arange(40) / 2.5
+    batches = []
+    told: list[list[list[tuple[float, float]]]] = [[], []]
+    texts: list[list[str]] = [[], []]
+    for video in ids:
+        truth = json.loads((world / "truth" / f"{video}.json").read_text())
+        honest = [n for n in truth["narrations"] if not any(n["off_topic"])]
+        if honest:
+            batches.append(source.read(video, times).features)
+            told[0].append([(truth["events"][k]["start_s"], truth["events"][k]["end_s"]) for k in honest[0]["steps"]])
+            texts[0].append(honest[0]["text"])
+    features = task.encode(stack(batches), 40)
+    vectors, grid = features.encoded
+    n = len(vectors)
+    batch = NarrationBatch(features, torch.ones(n, 40, dtype=torch.bool), torch.ones(n, 40, dtype=torch.bool),
+                           torch.from_numpy(times).float().expand(n, 40), texts[0], torch.zeros(n, 2), None, ids[:n],
+                           torch.arange(n))  # fmt: skip
+    text = task.text_encoder(batch.texts)
+    before, task.selection = task.selection, options
+    index, _ = task.select(Projected(task.network.f(vectors), task.network.g(text.sentence), text), grid, batch)
+    task.selection = before
+    moments = batch.times_s.gather(1, index)
+    inside = found = steps = 0
+    for row, spans in zip(moments, told[0], strict=True):
+        hits = torch.stack([(row >= start) & (row < end) for start, end in spans])
+        inside += int(hits.any(0).sum())
+        found += int(hits.any(1).sum())
+        steps += len(spans)
+    return {"inside": 100 * inside / moments.numel(), "found": 100 * found / steps}
