@@ -49,9 +49,7 @@ def found_actions(
             span = slice(start, end)
             score = round(float(similarity[span, int(sign)].mean()), 4)
             times = [k / fps for k in range(start, end)]
-            tubes.append(
-                Tube(actions[int(sign)], start / fps, end / fps, score, times, points[span], boxes[span])
-            )
+            tubes.append(Tube(actions[int(sign)], start / fps, end / fps, score, times, points[span], boxes[span]))
         start = end
     times_s = [k / fps for k in range(n)]
     return Localization(actions, tubes, times_s, similarity, heat, size, duration_s or n / fps)

@@ -43,7 +43,7 @@ def contrastive_loss(
     match = torch.arange(len(scores), device=scores.device)
     if denominator == "joint":
         return F.cross_entropy(torch.cat([scores, scores.T], dim=1), match)
-    return F.cross_entropy(scores, match) + F.cross_entropy(scores, match)
+    return F.cross_entropy(scores, match) + F.cross_entropy(scores.T, match)
 
 
 def gather(x: Tensor) -> Tensor:

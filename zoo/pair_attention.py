@@ -6,8 +6,8 @@ Doing: Self-Supervised Spatial Grounding of Narrations in Instructional Videos" 
 
 Each pair has tokens of its own, R cells and K words of d numbers. A cell that has looked at the words is a
 weighted mean of K vectors, so R x K weights say what R x d numbers would. All that follows is done on weights and
-vectors: the result is the same, for a twentieth of the arithmetic at R = 784, K = 20, d = 512, and no R x d numbers
-per pair in memory.
+vectors: the result is the same, for a twentieth of the arithmetic at R = 784, K = 20, d = 512, and no pair has
+R x d numbers in memory. (Where a stack begins with ``self``, cells are not mixtures of words, and it does.)
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ class PairAttention(nn.Module):
 
     def scores(self, video: Tensor, text: Tensor, text_mask: Tensor, video_mask: Tensor | None = None) -> Tensor:
         """How well videos and texts go together: dot products of what `forward` returns, ``(B, A)``."""
-        of_video, of_text = self(video, text, text_mask, video_mask)
-        return torch.linalg.vecdot(of_video, of_text)
+        pooled: tuple[Tensor, Tensor] = self(video, text, text_mask, video_mask)
+        return (pooled[0] * pooled[1]).sum(-1)  # no matrix product, which autocast would round
 
     def heat(self, video: Tensor, text: Tensor, text_mask: Tensor, video_mask: Tensor | None = None) -> Tensor:
         """Attention roll-out of aligned pairs: how much each cell of a video counts when read with a text.

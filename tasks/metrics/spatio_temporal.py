@@ -76,12 +76,12 @@ def untrimmed_record(
     volumes = torch.zeros(len(labels), 3, dtype=torch.int64, device=labels.device)  # mask, box, both; in pixels
     for part in ((judged & (labels >= 0)) | known).nonzero()[:, 0].split(frames_at_once(picture)):
         maps = upsample(heat[part], picture)
-        marked = masks(maps, picture, threshold)
-        boxed = box_masks(boxes[part], picture) & known[part, None, None]
+        marked, boxed = masks(maps, picture, threshold), box_masks(boxes[part], picture)
         x, y = peaks(maps, picture).to(boxes).unbind(1)
         x1, y1, x2, y2 = boxes[part].unbind(1)
         hits[part] = known[part] & (labels[part] >= 0) & (x >= x1) & (x <= x2) & (y >= y1) & (y <= y2)
-        volumes[part] = torch.stack([m.flatten(1).sum(1) for m in (marked, boxed, marked & boxed)], dim=1)
+        pixels = [m.sum((1, 2), dtype=torch.int32) for m in (marked, boxed, marked & boxed)]
+        volumes[part] = torch.stack(pixels, dim=1).to(volumes)
     sums = torch.cat([volumes.new_zeros(1, 3), volumes.cumsum(0)]).cpu().numpy()
     judged, known, scores = judged.cpu(), known.cpu(), scores.double().cpu()
     detections = [run for run in runs(labels.cpu()) if judged[run[1] : run[2]].any()]
@@ -230,7 +230,7 @@ class SpatioTemporalGrounding(RecordMetric):
             columns["hit"] += record["hit"]
         predicted, true = (np.array(columns[key], dtype=np.int64) for key in ("predicted", "true"))
         judged = np.array([hit is not None for hit in columns["hit"]], dtype=bool)
-        hits = np.array([hit is True for hit in columns["hit"]], dtype=bool)
+        hits = np.array([bool(hit) for hit in columns["hit"]], dtype=bool)
         pooled, mean = iou_point(predicted[judged], true[judged], hits[judged])
         right = (predicted == true)[true >= 0]
         values = {"IoU+Point": pooled, "IoU+Point class": mean, "frame accuracy": _mean(right)}

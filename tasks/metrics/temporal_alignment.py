@@ -55,7 +55,6 @@ def align(scores: Tensor, order: Tensor) -> tuple[Tensor, Tensor, float]:
         before = np.concatenate([[-np.inf], best[:-1]])
         entered[t] = (before > best) | (entries == t)  # at frame t, entry t can only have begun
         best = np.where(entered[t], before, best) + emission[t]
-        best[t + 1 :] = -np.inf
     bounds, entry = [T], L - 1
     for t in range(T - 1, -1, -1):
         if entered[t, entry]:

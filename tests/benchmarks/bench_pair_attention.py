@@ -75,11 +75,8 @@ def main() -> None:
         seconds, busy, peak, before = ours.recv()  # EOFError: the process ended without an answer
         process.join()
         worst = max(worst, peak / 2**30)
-        print(
-            f"chunk {chunk or 'chosen':>6}  {seconds:7.1f} s ({busy:.1f} s of processor)  peak {peak / 2**30:6.2f} GiB",
-            end="  ",
-        )
-        print(f"({before / 2**30:.2f} before the step)", flush=True)
+        print(f"chunk {chunk or 'chosen':>6}  {seconds:7.1f} s ({busy:.1f} s of processor)", end="  ")
+        print(f"peak {peak / 2**30:.2f} GiB ({before / 2**30:.2f} before the step)", flush=True)
     if worst > args.limit_gib:
         raise SystemExit(f"peak {worst:.1f} GiB is above {args.limit_gib:g} GiB")
 

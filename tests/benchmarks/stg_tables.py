@@ -113,7 +113,6 @@ def judge(checkpoint: Path, world: Path) -> dict[str, float]:
     for data in sets:
         data.trainer = SimpleNamespace(lightning_module=task, world_size=1)
         data.setup("test")
-        task.fabric = None
         metrics = {p: metric for p, metric in task.metric("test").items(keep_base=True) if p in data.protocols}
         batches = [task.prepare(batch) for batch in data.test_dataloader()]
         actions = sorted({a for batch in batches for a in batch.actions})
@@ -139,36 +138,34 @@ def judge(checkpoint: Path, world: Path) -> dict[str, float]:
 @torch.inference_mode()
 def selection(task: STG, world: Path, options: SelectionOptions) -> dict[str, float]:
     """Where the candidates lie that are chosen for the narrations of held-out videos."""
-    ids = (world / "videos_test.txt").read_text().split()
-    source = UnitSource(task.video_encoder, None, find_videos(world / "videos"), world / "features", False,
-                        task.max_cells)  # fmt: skip
+    source = UnitSource(
+        task.video_encoder, None, find_videos(world / "videos"), world / "features", False, task.max_cells
+    )
     source.open()
     times = np.arange(40) / 2.5
-    batches = []
-    told: list[list[list[tuple[float, float]]]] = [[], []]
-    texts: list[list[str]] = [[], []]
-    for video in ids:
+    seen, texts, told = [], [], []
+    for video in (world / "videos_test.txt").read_text().split():
         truth = json.loads((world / "truth" / f"{video}.json").read_text())
-        honest = [n for n in truth["narrations"] if not any(n["off_topic"])]
-        if honest:
-            batches.append(source.read(video, times).features)
-            told[0].append([(truth["events"][k]["start_s"], truth["events"][k]["end_s"]) for k in honest[0]["steps"]])
-            texts[0].append(honest[0]["text"])
-    features = task.encode(stack(batches), 40)
+        honest = [narration for narration in truth["narrations"] if not any(narration["off_topic"])]
+        for narration in honest[:1]:
+            seen.append(source.read(video, times).features)
+            texts.append(narration["text"])
+            told.append([(truth["events"][k]["start_s"], truth["events"][k]["end_s"]) for k in narration["steps"]])
+    features, n = task.encode(stack(seen), len(times)), len(texts)
     vectors, grid = features.encoded
-    n = len(vectors)
-    batch = NarrationBatch(features, torch.ones(n, 40, dtype=torch.bool), torch.ones(n, 40, dtype=torch.bool),
-                           torch.from_numpy(times).float().expand(n, 40), texts[0], torch.zeros(n, 2), None, ids[:n],
-                           torch.arange(n))  # fmt: skip
+    everything = torch.ones(n, len(times), dtype=torch.bool)
+    at = torch.from_numpy(times).float().expand(n, -1)
+    spans = torch.zeros(n, 2)
+    batch = NarrationBatch(features, everything, everything, at, texts, spans, None, texts, torch.arange(n))
     text = task.text_encoder(batch.texts)
     before, task.selection = task.selection, options
     index, _ = task.select(Projected(task.network.f(vectors), task.network.g(text.sentence), text), grid, batch)
     task.selection = before
     moments = batch.times_s.gather(1, index)
     inside = found = steps = 0
-    for row, spans in zip(moments, told[0], strict=True):
-        hits = torch.stack([(row >= start) & (row < end) for start, end in spans])
+    for row, steps_told in zip(moments, told, strict=True):
+        hits = torch.stack([(row >= start) & (row < end) for start, end in steps_told])
         inside += int(hits.any(0).sum())
         found += int(hits.any(1).sum())
-        steps += len(spans)
+        steps += len(steps_told)
     return {"inside": 100 * inside / moments.numel(), "found": 100 * found / steps}

@@ -100,7 +100,9 @@ def test_colours_of_both_pictures_agree(task: Localizer, cli: Callable, video: P
     new = probe("localized/my holiday.mp4")
     assert (new.num_frames, new.width) == (12, 480)
     assert new.duration_s == pytest.approx(1.0)
-    frames = read_frames("localized/my holiday.mp4", [0.02, 0.25, 0.55, 0.75]).permute(0, 2, 3, 1).numpy().astype(int)
+    frames = (
+        read_frames("localized/my holiday.mp4", [0.02, 0.25, 0.55, 0.75]).permute(0, 2, 3, 1).numpy().astype(int)
+    )
     upper, lower = frames[:, :355], frames[:, 362:390]
     assert np.abs(upper[[0, 2]] - 90).max() < 12, "the background is changed"
     for k, colour in ((1, COLOURS[0]), (3, COLOURS[1])):

@@ -445,6 +445,7 @@ def test_from_video_files(small: Path, live: bool) -> None:
     assert set(found) == {"a#0"}
     batch = found["a#0"]
     assert batch.times_s.tolist() == [4, 5], "the file has 6 s"
+    assert batch.size == (640, 480), "the canvas of the boxes, not the file's size"
     if live:
         assert [tuple(p.shape) for p in batch.features.passes] == [(2, 1, 3, 6, 6)]
         assert not (small / "features").exists()

@@ -141,6 +141,27 @@ def test_a_tube_goes_on_over_frames_without_a_box() -> None:
     assert record["overlaps"] == [[0, 0, 1.0]]
 
 
+def test_an_answer_that_cannot_be_judged_is_no_false_alarm() -> None:
+    true, labels = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 0, 0, 1])
+    boxes = torch.tensor([[1.0, 1, 5, 5], [NAN] * 4, [NAN] * 4, [1, 1, 5, 5]])
+    scores = torch.tensor([0.1, 0.9, 0.9, 0.1])
+    record = untrimmed_record(["a", "b"], labels, scores, oracle_heat(boxes), true, boxes, SIZE, 0.5)
+    assert record["detections"] == [["a", pytest.approx(1.9 / 3)], ["b", pytest.approx(0.1)]]
+    alone = torch.tensor([-1, 1, -1, 1])
+    record = untrimmed_record(["a", "b"], alone, scores, oracle_heat(boxes), true, boxes, SIZE, 0.5)
+    assert record["detections"] == [["b", pytest.approx(0.1)]]
+
+
+def test_boxes_in_the_background_mean_nothing() -> None:
+    true, labels = torch.tensor([0, -1, -1]), torch.tensor([0, 0, -1])
+    boxes = torch.tensor([[0.0, 0, 1, 1]] * 3)
+    heat = torch.zeros(3, 4, 4)
+    heat[0, :2, :2] = heat[1, :2, :3] = 1
+    record = untrimmed_record(["a"], labels, torch.ones(3), heat, true, boxes, (4, 4), 0.5)
+    assert record["hit"] == [True, False, False]
+    assert record["overlaps"] == [[0, 0, pytest.approx(4 / 10)]]
+
+
 def test_volumes_are_sums_of_pixels() -> None:
     """3-D IoU from cumulative sums against whole volumes of pixels."""
     for seed in range(5):
@@ -301,6 +322,14 @@ def test_map_is_ranked_and_fraction_is_not() -> None:
         found = SpatialGrounding().evaluate([record])
         assert found["mask fraction"] == 50
         assert found["mAP"] == pytest.approx(expected)
+
+
+def test_frames_where_nothing_is_marked_are_missed() -> None:
+    heat = torch.zeros(2, 24, 32)
+    heat[0, 2:10, 2:10] = 1
+    record = spatial_record("a", heat, torch.tensor([[2.0, 2, 9, 9]] * 2), SIZE, 0.5)
+    assert record["box_iou"] == [1.0, None]
+    assert SpatialGrounding().evaluate([record])["mAP"] == 50
 
 
 def test_the_box_around_a_mask_and_the_mask_itself_differ() -> None:
@@ -481,6 +510,7 @@ def test_order_repetition_and_processes_change_nothing(kind: type[RecordMetric],
     assert all(value.dtype == torch.float64 for value in first.compute().values())
 
 
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
 @pytest.mark.parametrize(("kind", "record"), KINDS)
 def test_no_samples_give_numbers(kind: type[RecordMetric], record: Any) -> None:
     found = values(kind())

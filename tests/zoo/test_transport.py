@@ -131,6 +131,13 @@ def test_a_row_of_very_small_similarities_still_gets_its_mass() -> None:
     torch.testing.assert_close(sinkhorn(similarity, eps=1.0), torch.full((U, K), 1 / (U * K)))
 
 
+def test_single_precision_lasts_for_many_iterations() -> None:
+    """Potentials that grow with every iteration lose their decimals."""
+    similarity = torch.rand(64, 16, generator=torch.Generator().manual_seed(0))
+    exact = sinkhorn(similarity.double(), iterations=5000)
+    torch.testing.assert_close(sinkhorn(similarity, iterations=5000).double(), exact, rtol=2e-5, atol=1e-7)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_single_precision_under_autocast_and_for_halves(dtype: torch.dtype) -> None:
     similarity, frame_mask, word_mask = made()
