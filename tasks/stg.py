@@ -18,7 +18,7 @@ Differs from the paper (where the text is silent, contradicts itself or leaves a
   chosen by the similarity that their mass carries, sum_k Q_uk P_uk (`aggregate`). Ties go to the earlier frame,
   chosen frames are in the order of time; with a sentence for words the transport changes nothing.
 - P is a cosine and `epsilon` counts in cosines; the released code divides by 0.1 first, so its 0.05 is 0.005 here.
-- Similarity to cells (Table 5) takes f of the cells, which must be as wide as the frames' vectors.
+- Similarity to cells (Table 5) is that of their sum, as f sees it; cells must be as wide as the frames' vectors.
 - Eq. 1: margin 0.001, dot products without norm or temperature, the sum of both directions. The released training
   runs the form of MIL-NCE (`denominator: joint`, `margin: 0`), and, distributed, loses the local loss.
 - Under DDP the global branch contrasts with the texts of all processes, the local one with its own.
@@ -69,6 +69,7 @@ class NetworkOptions:
         stack: blocks of the local branch (Table 8).
         projection: of frames, sentences, cells and words: trained, or none, for encoders that share a space
             already (CLIP, MIL-NCE without training).
+        frame: vector of a frame: the encoder's own (CLIP's class token), or the mean of its cells (Table 13).
         pool: of the candidates' f(V): mean, or the maximum, normalised (released option).
         released_evaluation: see the module.
     """
@@ -76,6 +77,7 @@ class NetworkOptions:
     dim: int = 512
     stack: tuple[Literal["cross", "self"], ...] = ("cross", "self", "cross")
     projection: Literal["linear", "identity"] = "linear"
+    frame: Literal["encoder", "cells"] = "encoder"
     pool: Literal["mean", "max"] = "mean"
     released_evaluation: bool = False
 
@@ -89,7 +91,7 @@ class SelectionOptions:
         method: transport to the words; the most similar frames; at random; spread over the narration's own time
             ("None" in Table 5); or all.
         text: similarity to words ("Local T") or to the sentence ("Global T").
-        video: of the frame's vector ("Global V"), of its cells, on average ("Local V"), or the mean of both.
+        video: of the frame's vector ("Global V"), of the sum of its cells ("Local V"), or the mean of both.
         aggregate: how transport becomes a score per frame, see `zoo.transport.frame_scores`.
         epsilon: smoothness of the transport, in cosines.
         iterations: of Sinkhorn and Knopp's algorithm.
@@ -123,6 +125,10 @@ class LossOptions:
     margin: float = 0.001
     denominator: Literal["separate", "joint"] = "separate"
     local_group: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.local_group is not None and self.local_group < 2:
+            raise ValueError(f"local_group={self.local_group}: one clip alone has nothing to be told from")
 
 
 @dataclass(frozen=True)
@@ -236,10 +242,8 @@ class STGNetwork(nn.Module):
         if video in ("frame", "both"):
             found.append(F.normalize(p.frames.float(), dim=-1) @ words.mT)
         if video in ("cells", "both"):
-            cells = F.normalize(self.f(grid).float(), dim=-1).mean(
-                (2, 3)
-            )  # the mean of cosines is that of vectors
-            found.append(cells @ words.mT)
+            cells = self.f(grid.mean((2, 3)))  # dot products add up: no need to project each cell
+            found.append(F.normalize(cells.float(), dim=-1) @ words.mT)
         return torch.stack(found).mean(0), mask
 
 
@@ -294,12 +298,14 @@ class STG(LocalizationTask):
         if audio_encoder is not None and not audio_encoder.spec.sound:
             raise ValueError(f"model.audio_encoder ({type(audio_encoder).__name__}) looks, it does not listen")
         sound_dim = None if audio_encoder is None else audio_encoder.dim
-        self.network = STGNetwork(video_encoder.dim, video_encoder.grid[2], text_encoder.dim, sound_dim, network)
+        cell_dim = video_encoder.grid[2]
+        frame_dim = cell_dim if network is not None and network.frame == "cells" else video_encoder.dim
+        self.network = STGNetwork(frame_dim, cell_dim, text_encoder.dim, sound_dim, network)
         by_cells = self.selection.method in ("sinkhorn", "top") and self.selection.video != "frame"
-        if (by_cells or self.inference.heat == "similarity") and video_encoder.dim != video_encoder.grid[2]:
+        if (by_cells or self.inference.heat == "similarity") and frame_dim != cell_dim:
             raise ValueError(
-                f"frames are {video_encoder.dim} wide, cells {video_encoder.grid[2]}: f reads frames only. Set "
-                "model.selection.video to frame, and model.inference.heat to rollout"
+                f"frames are {frame_dim} wide, cells {cell_dim}: f reads frames only. Set model.selection.video "
+                "to frame and model.inference.heat to rollout, or model.network.frame to cells"
             )
 
     # ---- training ---------------------------------------------------------------------------------------
@@ -308,7 +314,7 @@ class STG(LocalizationTask):
         """Losses of narrations, or where the actions of a stretch are."""
         if isinstance(batch, ActionBatch):
             return Step({}, self.locate_batch(batch))
-        vectors, grid = batch.features.encoded
+        vectors, grid = self._seen(batch.features)
         text = self.text_encoder(batch.texts)
         p = Projected(self.network.f(vectors), self.network.g(text.sentence), text)
         sound = None if batch.sound is None else self._hear(batch.sound)
@@ -318,6 +324,11 @@ class STG(LocalizationTask):
         if "local" in self.stage.losses:
             losses["local"] = self._local_loss(p, grid, batch, sound)
         return Step(losses, None)
+
+    def _seen(self, features: MomentFeatures) -> tuple[Tensor, Tensor]:
+        """Vectors of frames ``(..., D)`` and their cells ``(..., h, w, C)``."""
+        vectors, grid = features.encoded
+        return grid.mean((-3, -2)) if self.network.options.frame == "cells" else vectors, grid
 
     def _hear(self, sound: Tensor) -> Tensor:
         """Units of sound ``(B, A, D)``."""
@@ -389,7 +400,7 @@ class STG(LocalizationTask):
         background: float | None = None,
     ) -> Located:
         """See `LocalizationTask.locate`: the class of each frame by f and g, its place by the local branch."""
-        vectors, grid = features.encoded
+        vectors, grid = self._seen(features)
         frames = F.normalize(self.network.f(vectors).float(), dim=-1)
         similarity = frames @ F.normalize(self.network.g(text.sentence).float(), dim=-1).mT
         best = similarity.max(-1)
@@ -421,7 +432,7 @@ class STG(LocalizationTask):
         at = torch.arange(n, device=grid.device)
         pairs = torch.stack([at // size, labels], dim=1)[labels >= 0].unique(dim=0)
         heat = grid.new_zeros(n, h, w, dtype=torch.float32)
-        for some in pairs.split(PAIRS):
+        for some in pairs.split(PAIRS) if len(pairs) else ():
             window, action = some.unbind(1)
             rolled = self.network.local.heat(regions[window], words[action], text.mask[action], mask[window])
             maps = rolled.float().view(len(some), size, h, w)

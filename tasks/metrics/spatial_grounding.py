@@ -75,6 +75,8 @@ class SpatialGrounding(RecordMetric):
     """Where given actions are, in per cent; records of `spatial_record`.
 
     Returns (compute):
+        Names begin with ``spatial/``.
+
         Over all frames with a box: ``pointing accuracy``, the share in which the peak of the heat lies in the box,
         and, where there are such frames, ``pointing accuracy widespread`` (boxes above 50,000 of 640 x 480 pixels,
         or the same share of another picture) and ``pointing accuracy saturated`` (the others); ``mask fraction``,
@@ -102,4 +104,4 @@ class SpatialGrounding(RecordMetric):
             values["mask fraction class"] = float(np.mean([right[g].mean() for g in groups]))
             each = [average_precision(score[g & found], box[g & found] > OVERLAP, g.sum()) for g in groups]
             values["mAP"] = float(np.mean(each))
-        return {name: 100 * value for name, value in values.items()}
+        return {f"spatial/{name}": 100 * value for name, value in values.items()}

@@ -88,6 +88,8 @@ class TemporalGrounding(RecordMetric):
     """When actions happen whose order is known, in per cent; records of `temporal_record`.
 
     Returns (compute):
+        Names begin with ``temporal/``.
+
         ``IoU`` and ``IoD``: mean over the true actions of a video, then over videos that have any. With ``with
         background`` it is one of the actions. With ``per segment`` every entry of the order but the background is
         compared with the stretch of truth that it stands for, instead of each action as a whole. An action that is
@@ -113,7 +115,7 @@ class TemporalGrounding(RecordMetric):
         for name, videos in tables.items():
             means = [video.mean(0) for video in videos if len(video)]
             iou, iod = np.mean(means, axis=0) if means else (0.0, 0.0)
-            values |= {f"IoU{name}": 100 * float(iou), f"IoD{name}": 100 * float(iod)}
+            values |= {f"temporal/IoU{name}": 100 * float(iou), f"temporal/IoD{name}": 100 * float(iod)}
         return values
 
 

@@ -87,7 +87,8 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
     def world(name: str) -> Path:
         if name not in made:
-            preset = {"activitynet_entities": "captions", "msrvtt": "clips"}.get(name, "default")
+            presets = {"activitynet_entities": "captions", "msrvtt": "clips", "howto100m": "narrations"}
+            preset = presets.get(name, "default")
             options: dict[str, Any] = {"videos": 12, "test_fraction": 0.25, "workers": 1, "preset": preset}
             made[name] = generate(folder / name, format=name, **options)
         return made[name]
@@ -115,8 +116,6 @@ def features(worlds: Callable[[str], Path]) -> Callable[[str, int, int], Path]:
 
 
 COMMON = {
-    "data.batch_size": 8,
-    "data.eval_batch_size": 8,
     "data.num_workers": 0,
     "trainer.accelerator": "cpu",
     "trainer.devices": 1,
@@ -131,12 +130,24 @@ SMALL = {
         "model.network.attention_dim": 8,
         "model.text_encoder.init_args.embedding_dim": 8,
         "model.text_encoder.init_args.hidden_dim": 8,
+        "data.batch_size": 8,
+        "data.eval_batch_size": 8,
     },
     "cvg": {
         "model.network.dim": 8,
         "model.network.word_dim": 6,
         "model.network.attention_dim": 4,
         "model.min_count": 1,
+        "data.batch_size": 8,
+        "data.eval_batch_size": 8,
+    },
+    "stg": {
+        "model.network.dim": 12,
+        "data.batch_size": 2,
+        "data.candidates": 6,
+        "data.candidate_fps": 1.0,
+        "data.evaluation.init_args.fps": 0.5,
+        "data.evaluation.init_args.num_workers": 0,
     },
 }
 

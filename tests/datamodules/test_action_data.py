@@ -404,6 +404,9 @@ def test_lists_choose_videos(small: Path, caplog: pytest.LogCaptureFixture) -> N
     assert [batch.video_id for batch in batches(data)] == ["a"]
     assert [batch.video_id for batch in data.predict_dataloader()] == ["a"]
     assert data.reports["test"].dropped["listed video without annotation"] == ["nowhere"]
+    (small / "both.txt").write_text("a\nb\na\n")
+    both = GroundingYouTube(small, ["untrimmed"], test_videos=small / "both.txt").read("test")
+    assert [s.video_id for s in both] == ["b", "a"], "the order of the annotation, each once"
     with pytest.raises(AnnotationError, match=r"gone\.txt"):
         GroundingYouTube(small, test_videos=small / "gone.txt").read("test")
     with pytest.raises(ValueError, match="HowTo100M"):
@@ -507,7 +510,7 @@ def test_mining_youtube_in_small(packed: bool, tmp_path: Path) -> None:
 def test_youcook_in_small(tmp_path: Path) -> None:
     root = tmp_path / "yc"
     root.mkdir()
-    write(root / "final_dataset_segments.json", [["v", 2, 4], ["v", 8, 9]])
+    write(root / "final_dataset_segments.json", [["v", 2, 4], ["v", 8, 10]])
     boxes = {"3": [1, 2, 30, 40], "10": [0, 0, 9, 9], "8": [0, 0, 999, 9]}
     write(root / "final_dataset_annotations.json", {"v": boxes, "w": {}})
     write(
@@ -527,6 +530,7 @@ def test_youcook_in_small(tmp_path: Path) -> None:
     assert torch.isnan(first.boxes).all(1).tolist() == [True, False, True]
     assert first.boxes[1].tolist() == [1, 2, 30, 40]
     assert second.boxes[0].tolist() == [0, 0, 320, 9]
+    assert torch.isnan(second.boxes).all(1).tolist() == [False, True, False], "second 10 comes after second 8"
     (root / "videos").mkdir()
     coded_video(root / "videos" / "v.mp4", 20)
     sized = batches(ready(YouCookInteractions(root, features=features, num_workers=0)))

@@ -6,8 +6,7 @@ import csv
 import json
 import logging
 import pickle
-import subprocess
-import sys
+import tracemalloc
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -187,7 +186,7 @@ def test_moments_of_batches(tmp_path: Path) -> None:
 
 
 def test_short_videos_are_padded_at_the_end(tmp_path: Path) -> None:
-    write_json(tmp_path, captions("abc", each=1))
+    write_json(tmp_path, captions("abc", each=1) | {"c": {"start": [1.0], "end": [9.0], "text": ["c"]}})
     store(tmp_path / "store", {"a": 2.5, "b": 4.0, "c": 1.5})
     (batch,) = epoch(tiny(tmp_path, candidates=16, candidate_fps=4.0))
     for b, name in enumerate(batch.video_ids):
@@ -195,6 +194,7 @@ def test_short_videos_are_padded_at_the_end(tmp_path: Path) -> None:
         assert batch.mask[b].tolist() == [True] * whole + [False] * (16 - whole)
         assert batch.times_s[b, 0] == 0.125
         assert not batch.inside[b][~batch.mask[b]].any()
+        assert batch.inside[b].any()
         assert batch.features.vectors is not None
         assert batch.features.vectors[b, -1, 0] == {"a": 4, "b": 7, "c": 2}[name], "the last unit"
 
@@ -229,6 +229,8 @@ def test_choice_of_a_video_does_not_depend_on_its_batch(tmp_path: Path) -> None:
     for batch in epoch(tiny(tmp_path, batch_size=2), 3):
         for video, text in zip(batch.video_ids, batch.texts, strict=True):
             assert together[video] == text
+    (other,) = epoch(tiny(tmp_path, batch_size=7, seed=1), 3)
+    assert together != dict(zip(other.video_ids, other.texts, strict=True))
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])
@@ -410,11 +412,17 @@ def test_files_that_are_no_json(
 
 
 def test_a_string_without_end_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_stream, "CHUNK", 100)
-    monkeypatch.setattr(json_stream, "LONGEST", 1000)
-    (tmp_path / "a.json").write_text('{"a": "' + "x" * 100_000)
-    with pytest.raises(AnnotationError, match="not a JSON object"):
-        list(stream_entries(tmp_path / "a.json"))
+    """As of a download that was given its whole length before it began."""
+    monkeypatch.setattr(json_stream, "CHUNK", 1000)
+    monkeypatch.setattr(json_stream, "LONGEST", 10_000)
+    (tmp_path / "a.json").write_text('{"a": "' + "\0" * 5_000_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(AnnotationError, match="Unterminated string"):
+            list(stream_entries(tmp_path / "a.json"))
+        assert tracemalloc.get_traced_memory()[1] < 1e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_index_is_made_once_and_again_for_another_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -435,8 +443,9 @@ def test_index_travels_as_its_path(tmp_path: Path) -> None:
     assert isinstance(index, NarrationIndex)
 
 
-def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """200000 narrations, 20 MB of JSON. Python objects of them all would take five times as much."""
+    monkeypatch.setattr(json_stream, "CHUNK", 2**18)
     words = "then you take the onion and chop it into very small pieces like this"
     each = 100
     starts = [k * 3.01 for k in range(each)]
@@ -448,21 +457,14 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
             file.write(("{" if v == 0 else ", ") + f'"video{v:06d}": ' + json.dumps(entry))
         file.write("}")
     assert path.stat().st_size > 20e6
-    code = (
-        "import sys; from pathlib import Path; from resource import RUSAGE_SELF, getrusage\n"
-        "from groundzoo.datamodules import json_stream; json_stream.CHUNK = 2**18\n"
-        "from groundzoo.datamodules.narration_index import index_narrations\n"
-        "small, large, cache = map(Path, sys.argv[1:]); index_narrations(small, cache)\n"
-        "before = getrusage(RUSAGE_SELF).ru_maxrss\n"
-        "index = index_narrations(large, cache)\n"
-        "print(index.facts['narrations'], getrusage(RUSAGE_SELF).ru_maxrss - before)"
-    )
-    small = write_json(tmp_path, captions("ab"), "small.json")
-    command = [sys.executable, "-c", code, str(small), str(path), str(tmp_path / "cache")]
-    out = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    narrations, grown = map(int, out.stdout.split())
-    assert narrations == 200_000
-    assert grown * (1 if sys.platform == "darwin" else 1024) < 10e6
+    tracemalloc.start()
+    try:
+        index = index_narrations(path, tmp_path / "cache")
+        assert index.facts["narrations"] == 200_000
+        assert sum(len(index.read(k).texts[99]) for k in range(2000)) > 100_000
+        assert tracemalloc.get_traced_memory()[1] < 12e6  # of which files are buffered in 7
+    finally:
+        tracemalloc.stop()
 
 
 def test_files_by_id_without_objects() -> None:
@@ -586,6 +588,8 @@ def test_broken_videos_are_replaced_and_named(tmp_path: Path, caplog: pytest.Log
     assert [told(epoch(again, 2)), told(epoch(again, 0))] == [told(batches[4:]), told(batches[:2])], (
         "who steps in does not depend on what is known to be broken"
     )
+    dataset = ready(HowTo100M(tmp_path, **options), Cells()).train_dataloader().dataset
+    assert dataset.__getitems__([5, 1, 3]).index.tolist() == [5, 3, 0], "not 4, which is broken, nor 5 again"
     for name in "acdf":
         (tmp_path / "videos" / f"{name}.mp4").write_bytes(b"nothing")
     with pytest.raises(FeatureError, match="not one video"):
@@ -654,26 +658,30 @@ def test_sound_of_a_stretch_is_that_of_the_whole(tmp_path: Path, suffix: str, co
 def test_sound_of_batches(tmp_path: Path) -> None:
     rate = 8000
     write_json(tmp_path, {name: {"start": [5.0], "end": [7.0], "text": ["listen"]} for name in "abc"})
+    short = {"d": {"start": [1.0], "end": [2.0], "text": ["listen"]}}
+    write_json(tmp_path, json.loads((tmp_path / "caption.json").read_text()) | short)
     (tmp_path / "videos").mkdir()
     loud = tone(2.0, 16000)
     video_with_sound(tmp_path / "videos" / "a.mkv", 10.0, [(5.0, loud)], 16000)
     video_with_sound(tmp_path / "videos" / "b.mkv", 6.0, [(5.0, loud)], 16000)
     videos(tmp_path / "videos", "c", seconds=8.0)
+    video_with_sound(tmp_path / "videos" / "d.mkv", 3.0, [(2.0, loud)], 16000)
     options: dict[str, Any] = {"candidates": 8, "candidate_fps": 2.0, "min_time_s": 0.0}
-    options |= {"num_workers": 0, "batch_size": 3}
+    options |= {"num_workers": 0, "batch_size": 4}
     (batch,) = epoch(ready(HowTo100M(tmp_path, sound=True, **options), Cells(), Loudness(rate=float(rate))))
     assert batch.sound is not None
-    assert batch.sound.shape == (3, 4 * rate)
+    assert batch.sound.shape == (4, 4 * rate)
     assert batch.sound.dtype == torch.int16
     loudness = {
         name: batch.sound[b].float().abs().unflatten(0, (8, -1)).mean(1) > 1000
         for b, name in enumerate(batch.video_ids)
     }
     starts = {name: batch.times_s[b, 0].item() - 0.25 for b, name in enumerate(batch.video_ids)}
-    assert starts == {"a": 4.0, "b": 2.0, "c": 4.0}
+    assert starts == {"a": 4.0, "b": 2.0, "c": 4.0, "d": 0.0}
     assert loudness["a"].tolist() == [False, False, True, True, True, True, False, False]
     assert loudness["b"].tolist() == [False] * 6 + [True] * 2
     assert not loudness["c"].any(), "no sound is silence"
+    assert loudness["d"].tolist() == [False] * 4 + [True] * 2 + [False] * 2, "nothing behind the last picture"
     with pytest.raises(ValueError, match="audio_encoder"):
         ready(HowTo100M(tmp_path, sound=True, **options), Cells())
 

@@ -60,7 +60,7 @@ def test_iou_and_iod(path: Path) -> None:
         for theirs, name in names.items():
             for measure in ("IoU", "IoD"):
                 expected = 100 * case[theirs % measure.lower()]
-                assert values[name % measure] == pytest.approx(expected, abs=1e-9), name
+                assert values["temporal/" + name % measure] == pytest.approx(expected, abs=1e-9), name
 
 
 def heat_of(
@@ -93,8 +93,8 @@ def test_pointing_game_and_masks(path: Path) -> None:
             assert records[-1]["mask_iou"] == [pytest.approx(frame["iou_official_pixels"], abs=1e-12)]
             assert records[-1]["hit"] == [frame["hit"]]
         values = SpatialGrounding().evaluate(records)
-        assert values["pointing accuracy"] == pytest.approx(100 * case["accuracy"])
-        assert values["mask fraction"] == pytest.approx(100 * case["frac_iou_gt_0p3"])
+        assert values["spatial/pointing accuracy"] == pytest.approx(100 * case["accuracy"])
+        assert values["spatial/mask fraction"] == pytest.approx(100 * case["frac_iou_gt_0p3"])
 
 
 def boxes_of(tubes: list[dict[str, Any]], frames: int) -> torch.Tensor:

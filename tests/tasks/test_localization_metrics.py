@@ -8,7 +8,6 @@ import math
 import random
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -25,7 +24,7 @@ from groundzoo.tasks.metrics.spatio_temporal import (
     untrimmed_record,
     video_average_precision,
 )
-from groundzoo.tasks.metrics.temporal_alignment import TemporalGrounding, align, temporal_record, true_entries
+from groundzoo.tasks.metrics.temporal_alignment import TemporalGrounding, temporal_record
 from groundzoo.zoo.heat_maps import box_masks
 
 SIZE = (32, 24)
@@ -274,7 +273,12 @@ def test_a_spatial_oracle_reaches_100() -> None:
     assert len(record["hit"]) == 3
     found = SpatialGrounding().evaluate([record, record | {"action": "b"}])
     assert found == pytest.approx(dict.fromkeys(found, 100.0))
-    assert {"pointing accuracy", "mask fraction", "mask fraction class", "mAP"} < set(found)
+    assert {
+        "spatial/pointing accuracy",
+        "spatial/mask fraction",
+        "spatial/mask fraction class",
+        "spatial/mAP",
+    } < set(found)
 
 
 def test_nothing_marked_and_no_frames_give_0() -> None:
@@ -308,7 +312,11 @@ def test_an_iou_must_exceed_the_threshold() -> None:
     record = spatial_record("a", heat, torch.tensor([[2.0, 5, 4, 5]]), SIZE, 0.5)
     assert record["mask_iou"] == record["box_iou"] == [0.3]
     found = SpatialGrounding().evaluate([record])
-    assert (found["mask fraction"], found["mAP"], found["pointing accuracy"]) == (0, 0, 100)
+    assert (found["spatial/mask fraction"], found["spatial/mAP"], found["spatial/pointing accuracy"]) == (
+        0,
+        0,
+        100,
+    )
 
 
 def test_map_is_ranked_and_fraction_is_not() -> None:
@@ -320,8 +328,8 @@ def test_map_is_ranked_and_fraction_is_not() -> None:
         heat[1] = heat[1] * scale
         record = spatial_record("a", heat, boxes, SIZE, 0.5)
         found = SpatialGrounding().evaluate([record])
-        assert found["mask fraction"] == 50
-        assert found["mAP"] == pytest.approx(expected)
+        assert found["spatial/mask fraction"] == 50
+        assert found["spatial/mAP"] == pytest.approx(expected)
 
 
 def test_frames_where_nothing_is_marked_are_missed() -> None:
@@ -329,7 +337,7 @@ def test_frames_where_nothing_is_marked_are_missed() -> None:
     heat[0, 2:10, 2:10] = 1
     record = spatial_record("a", heat, torch.tensor([[2.0, 2, 9, 9]] * 2), SIZE, 0.5)
     assert record["box_iou"] == [1.0, None]
-    assert SpatialGrounding().evaluate([record])["mAP"] == 50
+    assert SpatialGrounding().evaluate([record])["spatial/mAP"] == 50
 
 
 def test_the_box_around_a_mask_and_the_mask_itself_differ() -> None:
@@ -353,7 +361,11 @@ def test_classes_count_alike() -> None:
         for a, h, n in (("a", 1.0, 3), ("b", 0.0, 1))
     )
     found = SpatialGrounding().evaluate([good, bad])
-    assert (found["mask fraction"], found["mask fraction class"], found["mAP"]) == (75, 50, 50)
+    assert (found["spatial/mask fraction"], found["spatial/mask fraction class"], found["spatial/mAP"]) == (
+        75,
+        50,
+        50,
+    )
 
 
 def test_widespread_boxes_are_above_50000_pixels_of_a_large_picture() -> None:
@@ -362,66 +374,15 @@ def test_widespread_boxes_are_above_50000_pixels_of_a_large_picture() -> None:
     heat[0, 3, 3] = heat[1, 0, 0] = 1
     record = spatial_record("a", heat, boxes, (640, 480), 0.5)
     found = SpatialGrounding().evaluate([record])
-    assert (found["pointing accuracy widespread"], found["pointing accuracy saturated"]) == (100, 0)
+    assert (found["spatial/pointing accuracy widespread"], found["spatial/pointing accuracy saturated"]) == (
+        100,
+        0,
+    )
     small = spatial_record("a", heat[1:], boxes[1:] / 10, (64, 48), 0.5)
-    assert "pointing accuracy saturated" not in SpatialGrounding().evaluate([small])
+    assert "spatial/pointing accuracy saturated" not in SpatialGrounding().evaluate([small])
 
 
 # ---- a given order ----------------------------------------------------------------------------------------
-
-
-def brute_force(scores: np.ndarray, order: list[int]) -> float:
-    T, L = len(scores), len(order)
-    best = -math.inf
-    for inner in itertools.combinations(range(1, T), L - 1):
-        cuts = [0, *inner, T]
-        best = max(best, sum(scores[cuts[i] : cuts[i + 1], order[i]].sum() for i in range(L)))
-    return best
-
-
-def test_alignment_against_all_cuts() -> None:
-    rng = np.random.default_rng(0)
-    for _ in range(150):
-        T = int(rng.integers(1, 9))
-        L = int(rng.integers(1, T + 1))
-        scores = rng.normal(size=(T, 4)).round(1)
-        order = rng.integers(-1, 4, L).tolist()
-        labels, bounds, best = align(torch.from_numpy(scores), torch.tensor(order))
-        assert best == pytest.approx(brute_force(scores, order), abs=1e-9)
-        assert scores[np.arange(T), labels].sum() == pytest.approx(best, abs=1e-9)
-        assert bounds[0] == 0
-        assert bounds[-1] == T
-        assert (bounds.diff() >= 1).all()
-        assert labels.tolist() == [order[i] for i in range(L) for _ in range(bounds[i], bounds[i + 1])]
-
-
-def test_of_equal_cuts_the_earliest_is_taken() -> None:
-    _, bounds, best = align(torch.zeros(7, 2), torch.tensor([0, 1, 0]))
-    assert (bounds.tolist(), best) == ([0, 1, 2, 7], 0.0)
-
-
-def test_impossible_frames_still_give_every_entry_its_frame() -> None:
-    """Where every way costs minus infinity there is still an answer in order."""
-    for T in (3, 5):
-        labels, bounds, best = align(torch.full((T, 3), -math.inf), torch.tensor([2, 0, 1]))
-        assert best == -math.inf
-        assert (bounds.diff() >= 1).all()
-        assert labels.tolist() == [2, 0, *[1] * (T - 2)]
-    scores = torch.zeros(4, 2)
-    scores[3, 0] = scores[0, 1] = -math.inf
-    assert align(scores, torch.tensor([0, 1]))[2] == 0
-
-
-def test_a_long_video_takes_no_time() -> None:
-    labels, _, _ = align(torch.rand(5000, 60), torch.arange(60).repeat(5))
-    assert len(labels) == 5000
-
-
-def test_too_few_frames_are_told() -> None:
-    with pytest.raises(ValueError, match=r"3 actions in order cannot be aligned to 2 frames.*frames per second"):
-        align(torch.zeros(2, 4), torch.tensor([0, 1, 2]))
-    with pytest.raises(ValueError, match="order of actions is empty"):
-        temporal_record(torch.zeros(2, 4), [], torch.zeros(2), 0.5)
 
 
 def temporal_of(seed: int) -> Record:
@@ -439,7 +400,9 @@ def test_a_temporal_oracle_reaches_100() -> None:
         records.append(temporal_record(scores, torch.unique_consecutive(true).tolist(), true, 0.5))
     found = TemporalGrounding().evaluate(records)
     assert found == pytest.approx(dict.fromkeys(found, 100.0))
-    assert set(found) == {f"{m}{s}" for m in ("IoU", "IoD") for s in ("", " with background", " per segment")}
+    assert set(found) == {
+        f"temporal/{m}{s}" for m in ("IoU", "IoD") for s in ("", " with background", " per segment")
+    }
 
 
 def test_the_background_score_is_a_bar() -> None:
@@ -454,36 +417,21 @@ def test_two_videos_by_hand() -> None:
     two = {"order": [0], "bounds": [0, 2], "true": [0, 0]}
     found = TemporalGrounding().evaluate([one, two])
     iou, iod = (1 / 3 + 2 / 3) / 2, (1 / 2 + 2 / 3) / 2
-    assert found["IoU"] == pytest.approx(50 * (iou + 1))
-    assert found["IoD"] == pytest.approx(50 * (iod + 1))
-    assert found["IoU with background"] == pytest.approx(50 * ((1 / 2 + 1 / 3 + 2 / 3) / 3 + 1))
-    assert found["IoD with background"] == pytest.approx(50 * ((1 + 1 / 2 + 2 / 3) / 3 + 1))
+    assert found["temporal/IoU"] == pytest.approx(50 * (iou + 1))
+    assert found["temporal/IoD"] == pytest.approx(50 * (iod + 1))
+    assert found["temporal/IoU with background"] == pytest.approx(50 * ((1 / 2 + 1 / 3 + 2 / 3) / 3 + 1))
+    assert found["temporal/IoD with background"] == pytest.approx(50 * ((1 + 1 / 2 + 2 / 3) / 3 + 1))
 
 
 def test_videos_without_actions_have_no_part() -> None:
     background = {"order": [-1], "bounds": [0, 3], "true": [-1, -1, -1]}
     right = {"order": [0], "bounds": [0, 2], "true": [0, 0]}
-    assert TemporalGrounding().evaluate([background, right])["IoU"] == 100
+    assert TemporalGrounding().evaluate([background, right])["temporal/IoU"] == 100
     for records in ([], [background]):
         found = TemporalGrounding().evaluate(records)
-        assert (found["IoU"], found["IoD"], found["IoU per segment"]) == (0, 0, 0)
+        assert (found["temporal/IoU"], found["temporal/IoD"], found["temporal/IoU per segment"]) == (0, 0, 0)
     missed = {"order": [1], "bounds": [0, 2], "true": [0, 0]}
     assert TemporalGrounding().evaluate([missed]) == dict.fromkeys(TemporalGrounding().evaluate([]), 0.0)
-
-
-@pytest.mark.parametrize(
-    ("order", "true", "expected"),
-    [
-        ([-1, 0, 1], [-1, 0, 0, 1], [0, 1, 1, 2]),
-        ([1, 1, 2], [1, 1, 1, 2], [0, 0, 1, 2]),  # an odd stretch in two: the first half is longer
-        ([0, 1, 0], [0, 0, 0], [0, 0, 0]),  # the last two were too short to have a frame
-        ([-1, 4, -1, 5], [4, -1, 5], [1, 2, 3]),
-        ([0], [0, 3, 0], [0, -1, -1]),
-        ([0, 0, 0], [0], [0]),
-    ],
-)
-def test_stretches_of_truth_go_to_entries_in_turn(order: list[int], true: list[int], expected: list[int]) -> None:
-    assert true_entries(order, np.array(true)).tolist() == expected
 
 
 # ---- all of them ------------------------------------------------------------------------------------------

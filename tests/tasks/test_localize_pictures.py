@@ -175,6 +175,8 @@ def test_similarity_is_drawn_behind_on_one_scale() -> None:
     assert grey_at[0] == pytest.approx(0.84 * 44, abs=2)
     assert grey_at[1] == pytest.approx(grey_at[0] / 2, abs=2)
     assert grey_at[2] <= 1
+    rows = np.flatnonzero((picture[:, 210 + round(6.5 * second)] == 213).all(axis=1))
+    assert rows.max() == pytest.approx(10 + 44 * 1.92, abs=2), "not at the foot of its row"
     assert not any(spans(picture, colour) for colour in COLOURS)
 
 

@@ -217,7 +217,7 @@ def test_the_other_ways_of_choosing() -> None:
     assert by(method="sinkhorn", text="sentence", frames=3) == by(method="top", text="sentence", frames=3)
 
 
-def test_similarity_of_cells_is_the_mean_of_their_cosines() -> None:
+def test_similarity_of_cells_is_that_of_their_sum() -> None:
     model = task(dim=C, selection=SelectionOptions(frames=2))
     given = batch()
     given.features.vectors = torch.randn(B, U, C)
@@ -226,9 +226,20 @@ def test_similarity_of_cells_is_the_mean_of_their_cosines() -> None:
     net = model.network
     p = Projected(net.f(vectors), net.g(text.sentence), text)
     frame, cells, both = (net.similarity(p, grid, "words", kind)[0] for kind in ("frame", "cells", "both"))
-    one = torch.nn.functional.cosine_similarity(net.f(grid[2, 4]).flatten(0, 1), net.g(text.words[2, 1])[None])
-    assert cells[2, 4, 1].item() == pytest.approx(one.mean().item(), abs=1e-6)
+    total = net.f(grid[2, 4]).sum((0, 1))
+    one = torch.nn.functional.cosine_similarity(total, net.g(text.words[2, 1]), dim=0)
+    assert cells[2, 4, 1].item() == pytest.approx(one.item(), abs=1e-6)
     torch.testing.assert_close(both, (frame + cells) / 2)
+
+
+def test_a_frame_may_be_the_mean_of_its_cells() -> None:
+    given = batch()
+    plain = task(dim=C)
+    by_cells = task(network=NetworkOptions(dim=DIM, frame="cells"))
+    by_cells.load_state_dict(plain.state_dict())
+    found = losses(by_cells, given)
+    given.features.vectors = given.features.encoded[1].mean((2, 3))
+    assert found == pytest.approx(losses(plain, given), rel=1e-5)
 
 
 def test_no_gradient_flows_through_the_choice() -> None:
@@ -328,6 +339,8 @@ def test_what_does_not_fit_is_refused_in_words() -> None:
         task(network=NetworkOptions(dim=6, projection="identity"))
     with pytest.raises(ValueError, match=r"model\.audio_encoder \(Precomputed\) looks"):
         task(audio_encoder=Precomputed(5))
+    with pytest.raises(ValueError, match="local_group=1"):
+        LossOptions(local_group=1)
     with pytest.raises(ValueError, match="each is positive"):
         SelectionOptions(frames=0)
     with pytest.raises(ValueError, match="extract them with --grid true"):
