@@ -74,7 +74,7 @@ class Drawn(NamedTuple):
     start_s: float
 
 
-class Stretch(NamedTuple):
+class NarratedStretch(NamedTuple):
     """What was read of a stretch: see `NarrationBatch`."""
 
     drawn: Drawn
@@ -169,7 +169,7 @@ class NarrationDataset(Dataset[NarrationBatch]):
             index=torch.tensor(kept),
         )
 
-    def _read(self, index: int) -> Stretch:
+    def _read(self, index: int) -> NarratedStretch:
         video_id = self.video_id(index)
         drawn: list[Drawn] = []
 
@@ -178,7 +178,7 @@ class NarrationDataset(Dataset[NarrationBatch]):
             return self.candidates.times(drawn[0].start_s)
 
         features, duration_s, _ = self.videos.read(video_id, times)
-        return Stretch(drawn[0], features, duration_s, self._sound(video_id, drawn[0].start_s, duration_s))
+        return NarratedStretch(drawn[0], features, duration_s, self._sound(video_id, drawn[0].start_s, duration_s))
 
     def _draw(self, index: int, duration_s: float) -> Drawn:
         """One of the narrations that begin within the video, and a stretch around it."""

@@ -56,8 +56,7 @@ class Localization(NamedTuple):
         tubes: what was found, in the order of time; at every moment at most one action.
         times_s: n seconds of the video, evenly spaced.
         similarity: ``(n, A)`` cosine of every moment and action.
-        heat: ``(n, h, w)`` heat map of the action chosen at each moment in multiples of an even spread; zero in
-            the background.
+        heat: ``(n, h, w)`` heat map of the action chosen at each moment, at least 0; zero in the background.
         size: (width, height) of the original frames in pixels.
         duration_s: length of the video.
     """

@@ -27,15 +27,17 @@ def normalise(heat: Tensor, by: Literal["frame", "window"]) -> Tensor:
 
     Args:
         heat: ``(n, h, w)`` float, not negative.
-        by: `frame` makes the mean of every frame's cells 1, so that values are multiples of an even spread, in
-            windows of any length; a frame of zeros stays one. `window` leaves the maps as they are: the scale of
-            the paper's threshold of 0.01 (its code has 0.0001).
+        by: `frame` takes the least value of every frame away, and makes the mean of its cells 1: attention that all
+            cells get tells nothing, however much it is, and a window's length does not matter. A frame whose
+            cells are all alike becomes zero. `window` leaves the maps as they are: the scale of the paper's
+            threshold of 0.01 (its code has 0.0001).
 
     Returns:
         ``(n, h, w)``.
     """
     if by == "window":
         return heat
+    heat = heat - heat.amin((1, 2), keepdim=True)
     mean = heat.mean((1, 2), keepdim=True)
     return heat / mean.where(mean > 0, 1.0)
 
