@@ -130,6 +130,7 @@ class Task(L.LightningModule, ABC):
         text_encoder: how text is read, where the task reads any.
         encoders: names of the encoders there are.
         monitor: key of the metric that picks the best checkpoint; higher is better.
+        awaits_checkpoint: set by the command line where a checkpoint is loaded after `setup`; it has the vocabulary.
         video_reader: set by `groundzoo.load`; turns a video file into the encoder's units.
         window_reader: set by `groundzoo.load`; reads the frames of one pass per clip, for a trainable encoder.
         sample_reader: set by `groundzoo.load`; reads the frames of a stretch of video as encoders want them.
@@ -140,6 +141,7 @@ class Task(L.LightningModule, ABC):
     video_encoder: VideoEncoder
     text_encoder: TextEncoder
     monitor = "val/loss"
+    awaits_checkpoint = False
     video_reader: Callable[[VideoEncoder, Path], VideoUnits] | None = None
     window_reader: Callable[..., tuple[Tensor, Tensor, float]] | None = None
     sample_reader: Callable[..., Any] | None = None
@@ -270,7 +272,7 @@ class Task(L.LightningModule, ABC):
     def setup(self, stage: str) -> None:
         """Fit the vocabulary on the training texts, once; a checkpoint brings its own later. Make the metrics."""
         texts = getattr(self.datamodule, "vocabulary_texts", None)
-        if self.vocabulary is None and texts is not None and not self.trainer.ckpt_path:
+        if self.vocabulary is None and texts is not None and not self.awaits_checkpoint:
             self.fit_vocabulary(texts())
         if not self.metrics:
             self.metrics = nn.ModuleDict({split: self.metric(split) for split in ("val", "test")})

@@ -228,6 +228,7 @@ class GroundZooCLI(LightningCLI):
         task = self.model
         assert isinstance(task, Task)
         task.recipe = self._recipe()
+        task.awaits_checkpoint = bool(self._own.get("ckpt_path"))
         for message in NO_NEWS:
             warnings.filterwarnings("ignore", message=message)
         given = self._get(self.config_init, "trainer")

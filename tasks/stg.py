@@ -140,8 +140,8 @@ class InferenceOptions:
             trained projections.
         window: frames that the local branch sees together.
         heat: attention rolled out (the paper), or the cosine of sentence and cells (CLIP and MIL-NCE baselines).
-        normalise: scale of rolled-out maps. `frame`: the least of a frame is 0, the mean 1. `window`: shares of the
-            attention of a window (released), which depend on the window's length.
+        normalise: scale of rolled-out maps. `frame`: the least of a frame is 0, the mean 1. `window`: shares of
+            the attention of a window (released), which depend on the window's length.
         threshold: from here on a cell belongs to the action. None: 1.5 by frame, 0.01 by window (the paper's; the
             code's default is 0.0001), 0.5 for cosines (the paper's).
     """

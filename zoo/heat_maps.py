@@ -27,8 +27,8 @@ def normalise(heat: Tensor, by: Literal["frame", "window"]) -> Tensor:
 
     Args:
         heat: ``(n, h, w)`` float, not negative.
-        by: `frame` takes the least value of every frame away, and makes the mean of its cells 1: attention that all
-            cells get tells nothing, however much it is, and a window's length does not matter. A frame whose
+        by: `frame` takes the least value of every frame away, and makes the mean of its cells 1: attention that
+            all cells get tells nothing, however much it is, and a window's length does not matter. A frame whose
             cells are all alike becomes zero. `window` leaves the maps as they are: the scale of the paper's
             threshold of 0.01 (its code has 0.0001).
 

@@ -5,14 +5,14 @@
     done
     python tests/benchmarks/stg_tables.py worlds/narrations_two --out stg_runs --seeds 0 1 2
 
-Finished runs are not repeated, so it can be stopped and started again. ``--runs`` chooses rows. ``--selection`` prints
-what the other ways of choosing would choose with the global branch of the runs `global loss only`.
+Finished runs are not repeated, so it can be stopped and started again. ``--runs`` chooses rows. ``--selection``
+prints what the other ways of choosing would choose with the global branch of the runs `global loss only`.
 
-Columns, all on held-out videos at one moment per second, in percent: IoU+Point and its mean over actions, the share
-of moments with an action that get the right one (`frames`), video mAP, pointing accuracy in trimmed steps, mean IoU of
-the known order (`order`); without a background, the share of moments with an action whose right one of the video's
-(`own`) and of all videos' actions (`all`) is most similar; and of narrations of held-out videos the share of chosen
-candidates that lie in a told step (`inside`), and of the told steps those that a chosen candidate lies in (`found`).
+Columns, all on held-out videos at one moment per second, in percent: IoU+Point and its mean over actions, the
+share of moments with an action that get the right one (`frames`), video mAP, pointing accuracy in trimmed steps, mean
+IoU of the known order (`order`); without a background, the share of moments with an action whose right one of the
+video's (`own`) and of all videos' actions (`all`) is most similar; and of narrations of held-out videos the share of
+chosen candidates that lie in a told step (`inside`), and of told steps those with a chosen candidate (`found`).
 """
 
 from __future__ import annotations

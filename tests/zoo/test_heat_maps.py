@@ -19,6 +19,9 @@ def test_a_frame_is_normalised_whatever_its_window_was() -> None:
     for window in (heat, 16 * heat[:1], 1e-6 * heat):
         torch.testing.assert_close(normalise(window, "frame").mean((1, 2)), torch.ones(len(window)).double())
     torch.testing.assert_close(normalise(heat, "frame")[:1], normalise(16 * heat[:1], "frame"))
+    torch.testing.assert_close(normalise(heat + 0.3, "frame"), normalise(heat, "frame"))
+    assert normalise(heat, "frame").amin((1, 2)).tolist() == [0] * 16
+    assert not normalise(torch.full((1, 7, 7), 0.1), "frame").any()
     assert normalise(heat, "window") is heat
 
 
