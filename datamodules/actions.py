@@ -123,7 +123,12 @@ class ActionDataModule(L.LightningDataModule):
         val_videos: text file, one video id a line, of what validation reads; ``root/videos_val.txt`` if that
             exists, else the test videos.
         test_videos: the same for test and predict; ``root/videos_test.txt`` if that exists, else all videos.
+
+    Attributes:
+        protocols: those of its stretches, see `ActionBatch`.
     """
+
+    protocols: Sequence[str]
 
     def __init__(
         self,

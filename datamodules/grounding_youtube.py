@@ -117,7 +117,8 @@ class GroundingYouTube(ActionDataModule):
             raise ValueError(
                 f"protocols {list(protocols)}: choose `untrimmed` or `clip`, `spatial`, or two of them"
             )
-        self.protocols, self.pool = tuple(dict.fromkeys(protocols)), pool
+        self.wanted, self.pool = tuple(dict.fromkeys(protocols)), pool
+        self.protocols = ["spatial" if protocol == "spatial" else "untrimmed" for protocol in self.wanted]
 
     def annotated(self) -> list[str]:
         """See `ActionDataModule.annotated`."""
@@ -127,7 +128,7 @@ class GroundingYouTube(ActionDataModule):
         """See `ActionDataModule.of_video`."""
         canvas = self._canvas.get(video_id, CANVAS)
         boxes = list(self._repaired(video_id, canvas, report))
-        for protocol in self.protocols:
+        for protocol in self.wanted:
             if protocol == "untrimmed":
                 pool = self._pool(video_id, boxes)
                 for box in boxes:
@@ -159,7 +160,7 @@ class GroundingYouTube(ActionDataModule):
 
     def provenance(self) -> dict[str, Any]:
         """See `ActionDataModule.provenance`."""
-        return super().provenance() | {"protocols": list(self.protocols), "pool": self.pool}
+        return super().provenance() | {"protocols": list(self.wanted), "pool": self.pool}
 
     # ---- files ------------------------------------------------------------------------------------------
 

@@ -64,6 +64,8 @@ class MiningYouTube(ActionDataModule):
         kwargs: see `ActionDataModule`.
     """
 
+    protocols = ("temporal",)
+
     def annotated(self) -> list[str]:
         """See `ActionDataModule.annotated`; by name."""
         return sorted(self._subtitles)

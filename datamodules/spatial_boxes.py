@@ -32,6 +32,8 @@ class SpatialBoxes(ActionDataModule):
         kwargs: see `ActionDataModule`.
     """
 
+    protocols = ("spatial",)
+
     def __init__(self, root: str | Path, annotations: str = "spatial_boxes.json", **kwargs: Any) -> None:
         super().__init__(root, **kwargs)
         self.path = self.root / annotations

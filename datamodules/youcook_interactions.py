@@ -34,6 +34,8 @@ class YouCookInteractions(ActionDataModule):
         kwargs: see `ActionDataModule`.
     """
 
+    protocols = ("spatial",)
+
     def __init__(self, root: str | Path, sizes: str | Path | None = None, **kwargs: Any) -> None:
         super().__init__(root, **kwargs)
         self.sizes = None if sizes is None else Path(sizes)

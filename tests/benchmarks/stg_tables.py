@@ -9,9 +9,9 @@ Finished runs are not repeated, so it can be stopped and started again. ``--runs
 prints what the other ways of choosing would choose with the global branch of the runs `global loss only`.
 
 Columns, all on held-out videos at one moment per second, in percent: IoU+Point and its mean over actions, the
-share of moments with an action that get the right one (`frames`), video mAP, pointing accuracy in trimmed steps, mean
-IoU of the known order (`order`); without a background, the share of moments with an action whose right one of the
-video's (`own`) and of all videos' actions (`all`) is most similar; and of narrations of held-out videos the share of
+share of moments with an action that get the right one (`frames`), video mAP, pointing accuracy in trimmed steps,
+mean IoU of the known order (`order`); without a background, the share of moments with an action whose right one of
+the video's (`own`) and of all videos' actions (`all`) is most similar; of narrations of held-out videos the share of
 chosen candidates that lie in a told step (`inside`), and of told steps those with a chosen candidate (`found`).
 """
 
@@ -74,8 +74,8 @@ COLUMNS = (*METRICS, "own", "all", "inside", "found")
 def run(name: str, seed: int, world: Path, out: Path) -> dict[str, float]:
     """Fit one configuration with one seed and judge it, unless that was done before."""
     folder = out / f"{name.replace(' ', '_')}-{seed}"
-    result = folder / "result.json"
-    if not result.exists():
+    result, fitted = folder / "result.json", folder / "fitted"
+    if not fitted.exists():
         words = [sys.executable, "-m", "groundzoo", "fit", "--config", "tasks/stg_toyworld.yaml"]
         words += ["--config", "logger/csv.yaml"]
         for word in RUNS[name]:
@@ -86,6 +86,8 @@ def run(name: str, seed: int, world: Path, out: Path) -> dict[str, float]:
         if name == "shuffled narrations":
             words += ["--data.init_args.captions", shuffled(world).name]
         subprocess.run(words, check=True)
+        fitted.touch()
+    if not result.exists():
         result.write_text(json.dumps(judge(folder / "checkpoints" / "last.ckpt", world)))
     stored: dict[str, float] = json.loads(result.read_text())
     return stored
@@ -124,7 +126,7 @@ def judge(checkpoint: Path, world: Path) -> dict[str, float]:
                 acts = batch.labels >= 0
                 true = batch.labels[acts]
                 own += int((located.similarity[acts].argmax(1) == true).sum())
-                frames = F.normalize(task.network.f(batch.features.vectors[acts]), dim=-1)
+                frames = F.normalize(task.network.f(task._seen(batch.features)[0][acts]), dim=-1)
                 named = [actions.index(batch.actions[k]) for k in true.tolist()]
                 every += int(((frames @ texts.mT).argmax(1) == torch.tensor(named)).sum())
                 moments += int(acts.sum())
@@ -143,32 +145,34 @@ def selection(task: STG, world: Path, options: SelectionOptions) -> dict[str, fl
     )
     source.open()
     times = np.arange(40) / 2.5
-    seen, texts, told = [], [], []
+    seen, texts, told, inside = [], [], [], []
     for video in (world / "videos_test.txt").read_text().split():
         truth = json.loads((world / "truth" / f"{video}.json").read_text())
         honest = [narration for narration in truth["narrations"] if not any(narration["off_topic"])]
         for narration in honest[:1]:
             seen.append(source.read(video, times).features)
             texts.append(narration["text"])
+            inside.append((times >= narration["start_s"]) & (times <= narration["end_s"]))
             told.append([(truth["events"][k]["start_s"], truth["events"][k]["end_s"]) for k in narration["steps"]])
     features, n = task.encode(stack(seen), len(times)), len(texts)
-    vectors, grid = features.encoded
+    vectors, grid = task._seen(features)
     everything = torch.ones(n, len(times), dtype=torch.bool)
     at = torch.from_numpy(times).float().expand(n, -1)
     spans = torch.zeros(n, 2)
-    batch = NarrationBatch(features, everything, everything, at, texts, spans, None, texts, torch.arange(n))
+    said = torch.from_numpy(np.stack(inside))
+    batch = NarrationBatch(features, everything, said, at, texts, spans, None, texts, torch.arange(n))
     text = task.text_encoder(batch.texts)
     before, task.selection = task.selection, options
     index, _ = task.select(Projected(task.network.f(vectors), task.network.g(text.sentence), text), grid, batch)
     task.selection = before
     moments = batch.times_s.gather(1, index)
-    inside = found = steps = 0
+    within = found = steps = 0
     for row, steps_told in zip(moments, told, strict=True):
         hits = torch.stack([(row >= start) & (row < end) for start, end in steps_told])
-        inside += int(hits.any(0).sum())
+        within += int(hits.any(0).sum())
         found += int(hits.any(1).sum())
         steps += len(steps_told)
-    return {"inside": 100 * inside / moments.numel(), "found": 100 * found / steps}
+    return {"inside": 100 * within / moments.numel(), "found": 100 * found / steps}
 
 
 def compare_selection(world: Path, out: Path, seeds: list[int]) -> str:
