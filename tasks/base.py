@@ -130,7 +130,7 @@ class Task(L.LightningModule, ABC):
         text_encoder: how text is read, where the task reads any.
         encoders: names of the encoders there are.
         monitor: key of the metric that picks the best checkpoint; higher is better.
-        awaits_checkpoint: set by the command line where a checkpoint is loaded after `setup`; it has the vocabulary.
+        awaits_checkpoint: set by the command line where a checkpoint is loaded after `setup`: it has the words.
         video_reader: set by `groundzoo.load`; turns a video file into the encoder's units.
         window_reader: set by `groundzoo.load`; reads the frames of one pass per clip, for a trainable encoder.
         sample_reader: set by `groundzoo.load`; reads the frames of a stretch of video as encoders want them.

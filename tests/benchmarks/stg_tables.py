@@ -10,9 +10,9 @@ prints what the other ways of choosing would choose with the global branch of th
 
 Columns, all on held-out videos at one moment per second, in percent: IoU+Point and its mean over actions, the
 share of moments with an action that get the right one (`frames`), video mAP, pointing accuracy in trimmed steps,
-mean IoU of the known order (`order`); without a background, the share of moments with an action whose right one of
-the video's (`own`) and of all videos' actions (`all`) is most similar; of narrations of held-out videos the share of
-chosen candidates that lie in a told step (`inside`), and of told steps those with a chosen candidate (`found`).
+mean IoU of the known order (`order`); without a background, the share of moments with an action whose right one is
+the most similar of the video's (`own`) and of all videos' actions (`all`); of narrations of held-out videos the share
+of chosen candidates that lie in a told step (`inside`), and of told steps those with a chosen candidate (`found`).
 """
 
 from __future__ import annotations
