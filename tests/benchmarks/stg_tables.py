@@ -9,10 +9,11 @@ Finished runs are not repeated, so it can be stopped and started again. ``--runs
 prints what the other ways of choosing would choose with the global branch of the runs `global loss only`.
 
 Columns, all on held-out videos at one moment per second, in percent: IoU+Point and its mean over actions, the
-share of moments with an action that get the right one (`frames`), video mAP, pointing accuracy in trimmed steps,
-mean IoU of the known order (`order`); without a background, the share of moments with an action whose right one is
-the most similar of the video's (`own`) and of all videos' actions (`all`); of narrations of held-out videos the share
-of chosen candidates that lie in a told step (`inside`), and of told steps those with a chosen candidate (`found`).
+share of moments with an action that get the right one (`frames`), video mAP, pointing accuracy in trimmed
+steps, mean IoU of the known order (`order`); without a background, the share of moments with an action whose
+right one is the most similar of the video's (`own`) and of all videos' actions (`all`); of narrations of held-
+out videos the share of chosen candidates that lie in a told step (`inside`), and of told steps those with a
+chosen candidate (`found`).
 """
 
 from __future__ import annotations
