@@ -5,8 +5,9 @@
 
 Selection is what the task does without gradients: projections that selection alone needs, the similarity of
 candidates and words, Sinkhorn, the choice; measured for each `model.selection.video`. The step is forward and
-backward of the attention of the local branch on the cells chosen: no encoder, no other projection, no global branch,
-no optimiser; all that comes on top in training makes the share smaller. Medians of rounds that take turns.
+backward of the attention of the local branch on the cells chosen: no encoder, no other projection, no global
+branch, no optimiser; all that comes on top in training makes the share smaller. Medians of rounds that take
+turns.
 
 ``--limit`` fails where the shares of what is named by ``--judge`` are above it.
 """
