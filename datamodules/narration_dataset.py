@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from ..zoo.batch import MomentFeatures, NarrationBatch
 from .annotations import AnnotationError
+from .features import FeatureError
 from .loader import ResumableLoader
 from .narration_index import NarrationSource
 from .packets import VideoError
@@ -99,6 +100,8 @@ class NarrationDataset(Dataset[NarrationBatch]):
 
     Attributes:
         epoch: ``()`` int64 in shared memory, since workers outlive epochs.
+        whole_batches: a batch that cannot be filled is an error, and not a smaller batch: other processes, whose
+            batches are whole, would wait for ever.
     """
 
     def __init__(
@@ -113,6 +116,7 @@ class NarrationDataset(Dataset[NarrationBatch]):
         self.narrations, self.rows, self.videos = narrations, rows, videos
         self.candidates, self.seed, self.sound_rate = candidates, seed, sound_rate
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self.whole_batches = False
         self._gatherer = Gatherer(len(rows), self.video_id, self._read, videos.name)
 
     def __len__(self) -> int:
@@ -149,6 +153,11 @@ class NarrationDataset(Dataset[NarrationBatch]):
                 (found,), read = self._gatherer.gather([spare])
                 kept += [] if found in kept else [found]
                 stretches |= read
+        if self.whole_batches and len(kept) < len(indices):
+            raise FeatureError(
+                f"{self.videos.name}: only {len(kept)} readable videos for a batch of {len(indices)}, and "
+                "processes must have batches of equal size: lower data.init_args.batch_size, or add videos"
+            )
         chosen = list(stretches.values())
         starts = np.array([s.drawn.start_s for s in chosen])
         times = torch.from_numpy(np.stack([self.candidates.times(start) for start in starts]))
@@ -215,6 +224,8 @@ class NarrationDataset(Dataset[NarrationBatch]):
 class NarrationLoader(ResumableLoader[NarrationBatch]):
     """Whole batches of a training epoch, each video at most once over all processes; tells the dataset the epoch.
 
+    The stand-in for a broken video may be in the batch of another process, too.
+
     Args:
         dataset: of narrated videos.
         batch_size: videos per batch and process. Fewer that are left at the end of an epoch wait for the next.
@@ -230,6 +241,7 @@ class NarrationLoader(ResumableLoader[NarrationBatch]):
         self, dataset: NarrationDataset, batch_size: int, seed: int, num_workers: int, processes: int
     ) -> None:
         self._whole = len(dataset) // (batch_size * processes)
+        dataset.whole_batches = processes > 1
         if not self._whole:
             raise ValueError(
                 f"{len(dataset)} videos are too few for {processes} x {batch_size} in a batch, all different; "

@@ -121,8 +121,9 @@ class NarrationDataModule(L.LightningDataModule):
         if stage == "fit":
             self._training()
         elif self.evaluation is None:
+            verb = getattr(stage, "value", stage)  # Lightning hands over a member of its TrainerFn
             raise ValueError(
-                f"{type(self).__name__} has narrations, but no annotated actions to {stage} on; set "
+                f"{type(self).__name__} has narrations, but no annotated actions to {verb} on; set "
                 "data.init_args.evaluation to a data set that has them, such as GroundingYouTube"
             )
         if self.evaluation is not None:

@@ -185,7 +185,7 @@ class UnitSource:
         store, spec, expected = self.stores[k], self.specs[k], self.grids[k]
         frames = stored.num_frames or spec.num_frames(len(stored.units))
         chosen = unit_at(spec, len(stored.units), frames, duration_s, times_s)
-        vectors = torch.from_numpy(np.ascontiguousarray(stored.units[chosen])).float()
+        vectors = torch.from_numpy(np.ascontiguousarray(stored.units[chosen]))
         if expected is None:
             return vectors, None
         grid = store.read_grid(video_id)
@@ -194,7 +194,10 @@ class UnitSource:
                 f"features {store.path}[{video_id}]: grids of shape {grid.shape}, expected "
                 f"({len(stored.units)}, h, w, {expected[2]})"
             )
-        return vectors, pool_cells(torch.from_numpy(np.ascontiguousarray(grid[chosen])).float(), self.max_cells)
+        cells = torch.from_numpy(np.ascontiguousarray(grid[chosen]))
+        if self.max_cells is not None and max(cells.shape[1:3]) > self.max_cells:
+            cells = pool_cells(cells.float(), self.max_cells)
+        return vectors, cells
 
 
 def stack(features: Sequence[MomentFeatures]) -> MomentFeatures:

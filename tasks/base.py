@@ -129,7 +129,8 @@ class Task(L.LightningModule, ABC):
         video_encoder: how video is read; the data module asks it for frame rate, window and size.
         text_encoder: how text is read, where the task reads any.
         encoders: names of the encoders there are.
-        monitor: key of the metric that picks the best checkpoint; higher is better.
+        monitor: key of the metric that picks the best checkpoint; higher is better. The command line takes that of
+            `monitor_on`.
         awaits_checkpoint: set by the command line where a checkpoint is loaded after `setup`: it has the words.
         video_reader: set by `groundzoo.load`; turns a video file into the encoder's units.
         window_reader: set by `groundzoo.load`; reads the frames of one pass per clip, for a trainable encoder.
@@ -140,7 +141,7 @@ class Task(L.LightningModule, ABC):
     network: nn.Module
     video_encoder: VideoEncoder
     text_encoder: TextEncoder
-    monitor = "val/loss"
+    monitor: str | None = "val/loss"
     awaits_checkpoint = False
     video_reader: Callable[[VideoEncoder, Path], VideoUnits] | None = None
     window_reader: Callable[..., tuple[Tensor, Tensor, float]] | None = None
@@ -172,6 +173,10 @@ class Task(L.LightningModule, ABC):
 
         Dear ones belong to `test` alone: `val` is computed in every epoch of a fit.
         """
+
+    def monitor_on(self, data: Any) -> str | None:
+        """What picks the best checkpoint where this data module validates; None where it has nothing to do so."""
+        return self.monitor
 
     @abstractmethod
     def update_metric(self, metric: Any, outputs: Any, batch: Any) -> None:
@@ -341,7 +346,7 @@ class Task(L.LightningModule, ABC):
             raise FloatingPointError(
                 f"the loss is {total.item()} at step {self.global_step} "
                 f"({', '.join(f'{k}={v.item():.4g}' for k, v in losses.items())}): lower `lr`, or look at "
-                f"this batch: {getattr(batch, 'query_ids', batch_idx)}"
+                f"this batch: {getattr(batch, 'query_ids', None) or getattr(batch, 'video_ids', batch_idx)}"
             )
         values = {f"train/{name}": value.detach() for name, value in losses.items()}
         self.log_dict(values, batch_size=len(batch))

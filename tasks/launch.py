@@ -39,6 +39,7 @@ NO_NEWS = (  # warnings of Lightning's about what is meant to be so
     "Be aware that when using `ckpt_path`, callbacks",
     r"Found \d+ module\(s\) in eval mode",  # frozen encoders and stages
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    "Total length of `list` across ranks is zero",  # narrations without annotated actions to validate on
 )
 
 
@@ -229,6 +230,7 @@ class GroundZooCLI(LightningCLI):
         assert isinstance(task, Task)
         task.recipe = self._recipe()
         task.awaits_checkpoint = bool(self._own.get("ckpt_path"))
+        task.monitor = task.monitor_on(self.datamodule)
         for message in NO_NEWS:
             warnings.filterwarnings("ignore", message=message)
         given = self._get(self.config_init, "trainer")
@@ -247,10 +249,11 @@ class GroundZooCLI(LightningCLI):
             callbacks.append(StageSchedule(checkpoints))
             if given.enable_checkpointing is not False:
                 common: dict[str, Any] = {"dirpath": checkpoints, "enable_version_counter": False}
-                callbacks += [
-                    ModelCheckpoint(filename="best", monitor=task.monitor, mode="max", **common),
-                    ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common),
-                ]
+                if task.monitor is None:
+                    _say("nothing to validate on: the weights of the last epoch are kept, there is no best.ckpt")
+                else:
+                    callbacks.append(ModelCheckpoint(filename="best", monitor=task.monitor, mode="max", **common))
+                callbacks.append(ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common))
             if not given.fast_dev_run:
                 _keep_old(self.run_dir / "metrics.csv")
                 chosen.append(CSVLogger(self.run_dir, name="", version=""))

@@ -24,6 +24,11 @@ from .metrics.temporal_alignment import TemporalGrounding, align, temporal_recor
 
 ENCODED = 256  # passes of a frozen encoder at a time
 RASTER = 320  # longest side in pixels of the raster that boxes are drawn on
+JUDGED = {  # by protocol: the metric, and which of its values picks checkpoints
+    "untrimmed": (SpatioTemporalGrounding, "IoU+Point"),
+    "spatial": (SpatialGrounding, "spatial/pointing accuracy"),
+    "temporal": (TemporalGrounding, "temporal/IoU"),
+}
 
 
 class Tube(NamedTuple):
@@ -56,7 +61,7 @@ class Localization(NamedTuple):
         tubes: what was found, in the order of time; at every moment at most one action.
         times_s: n seconds of the video, evenly spaced.
         similarity: ``(n, A)`` cosine of every moment and action.
-        heat: ``(n, h, w)`` heat map of the action chosen at each moment, at least 0; zero in the background.
+        heat: ``(n, h, w)`` heat map of the action chosen at each moment; zero in the background.
         size: (width, height) of the original frames in pixels.
         duration_s: length of the video.
     """
@@ -155,21 +160,21 @@ class LocalizationTask(Task):
             parts = zip(self.video_encoder.parts, features.passes, strict=True)
             seen = [self._look(part, passes, moments) for part, passes in parts]
             vectors, grid = (torch.cat(of_parts, dim=-1) for of_parts in zip(*seen, strict=True))
-        else:
-            vectors, grid = features.encoded
-        return MomentFeatures(vectors, pool_cells(grid, self.max_cells))
+        else:  # stores hold half precision, which is what travels
+            vectors, grid = (x.float() for x in features.encoded)
+            grid = pool_cells(grid, self.max_cells)
+        return MomentFeatures(vectors, grid)
 
-    @staticmethod
-    def _look(encoder: VideoEncoder, passes: Tensor, moments: int) -> tuple[Tensor, Tensor]:
+    def _look(self, encoder: VideoEncoder, passes: Tensor, moments: int) -> tuple[Tensor, Tensor]:
         """Units of passes ``(..., P, L, 3, H, W)``: ``(..., moments, D)`` and ``(..., moments, h, w, C)``."""
         *lead, count = passes.shape[:-4]
         flat = passes.flatten(0, len(lead))
         learning = encoder.trainable and torch.is_grad_enabled()
         out = [encoder(some) for some in flat.split(len(flat) if learning else ENCODED)]
-        vectors, grids = torch.cat([o.frames for o in out]), torch.cat([o.grid for o in out])
+        cells = [pool_cells(o.grid, self.max_cells) for o in out if o.grid is not None]
         vectors, grids = (
             x.unflatten(0, (*lead, count)).flatten(len(lead), len(lead) + 1).narrow(len(lead), 0, moments)
-            for x in (vectors, grids)
+            for x in (torch.cat([o.frames for o in out]), torch.cat(cells))
         )
         return vectors, grids
 
@@ -177,10 +182,13 @@ class LocalizationTask(Task):
 
     def metric(self, stage: Literal["val", "test"]) -> MetricCollection:
         """Metrics of the protocols that the data module serves; all of them where it does not say."""
-        kinds = {"untrimmed": SpatioTemporalGrounding, "spatial": SpatialGrounding, "temporal": TemporalGrounding}
-        data = getattr(self.datamodule, "evaluation", None) or self.datamodule
-        served = getattr(data, "protocols", tuple(kinds))
-        return MetricCollection({p: kind() for p, kind in kinds.items() if p in served}, compute_groups=False)
+        served = protocols(self.datamodule)
+        return MetricCollection({name: JUDGED[name][0]() for name in served}, compute_groups=False)
+
+    def monitor_on(self, data: Any) -> str | None:
+        """That of the first protocol in `JUDGED` that the data module serves; None where it serves none."""
+        served = protocols(data)
+        return f"val/{JUDGED[served[0]][1]}" if served else None
 
     def update_metric(self, metric: MetricCollection, outputs: Located, batch: ActionBatch) -> None:
         """Hand a stretch to the metric of its protocol."""
@@ -251,20 +259,40 @@ class LocalizationTask(Task):
             raise ValueError(f"fps={fps}: moments per second are positive")
         was_training = self.training
         self.eval()
+        try:
+            pieces, times, size, duration_s = self._located(Path(video), actions, threshold, fps)
+        finally:
+            self.train(was_training)
+        located = Located(*(torch.cat(of_pieces) for of_pieces in zip(*pieces, strict=True)))
+        found = tubes(located, actions, torch.tensor(times), size, self.mask_threshold)
+        found = [tube._replace(end_s=min(tube.end_s, round(duration_s, 3))) for tube in found]
+        return Localization(actions, found, times, located.similarity, located.heat, size, duration_s)
+
+    def _located(
+        self, video: Path, actions: Sequence[str], threshold: float | None, fps: float
+    ) -> tuple[list[Located], list[float], tuple[int, int], float]:
+        """Answers on pieces of a video, the times of their moments, its size and its length in seconds."""
+        assert self.moment_reader is not None
         text = self.text_encoder(actions)
-        pieces, times, size, duration_s = [], [], (0, 0), 0.0
+        pieces: list[Located] = []
+        times: list[float] = []
+        size, duration_s = (0, 0), 0.0
         specs = [part.spec for part in self.video_encoder.parts]
-        for samples in self.moment_reader(Path(video), specs, fps, 4 * self.window):
+        for samples in self.moment_reader(video, specs, fps, 4 * self.window):
             frames = MomentFeatures(None, None, [passes.to(self.device) for passes in samples.passes])
             located = self.locate(self.encode(frames, len(samples.times_s)), text, background=threshold)
             pieces.append(Located(*(x.cpu() for x in located)))
             times += samples.times_s
             size, duration_s = samples.size, samples.span_s[1]
-        self.train(was_training)
-        located = Located(*(torch.cat(of_pieces) for of_pieces in zip(*pieces, strict=True)))
-        found = tubes(located, actions, torch.tensor(times), size, self.mask_threshold)
-        found = [tube._replace(end_s=min(tube.end_s, round(duration_s, 3))) for tube in found]
-        return Localization(actions, found, times, located.similarity, located.heat, size, duration_s)
+        return pieces, times, size, duration_s
+
+
+def protocols(data: Any) -> list[str]:
+    """What a data module, or its `evaluation`, asks for, in the order of `JUDGED`; all if it does not say."""
+    if hasattr(data, "evaluation"):
+        return [] if data.evaluation is None else protocols(data.evaluation)
+    asked = getattr(data, "protocols", JUDGED)
+    return [name for name in JUDGED if name in asked]
 
 
 def tubes(

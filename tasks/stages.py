@@ -73,7 +73,7 @@ class StageSchedule(Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the weights if they are the best of this stage."""
         task = _task(pl_module)
-        value = trainer.callback_metrics.get(task.stage.monitor or task.monitor)
+        value = trainer.callback_metrics.get(task.stage.monitor or task.monitor or "")
         last = task.stage_index == len(task.stages) - 1
         if trainer.state.fn != "fit" or trainer.sanity_checking or value is None or last or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return

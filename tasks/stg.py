@@ -31,7 +31,11 @@ Differs from the paper (where the text is silent, contradicts itself or leaves a
   show the action is the global branch's to say, so every frame's map is put on the same scale here.
 - Adam as in the text (the code has AdamW); CoMMA's learning rate, 1e-4 (the paper's is not known); the code's
   linear warm-up and cosine.
-- CLIP reads frames with its own normalisation (the released code forgot it).
+- CLIP reads whole frames with its own normalisation (the released code forgot it); no random crops and flips.
+- Candidates lie around the middle of the narration, not anywhere in it.
+- S3D's words are MIL-NCE's words in its joint space (512 wide), then g and g'; the code projects 2048 wide ones.
+- Temporal alignment sums cosines, the background having that of the threshold; the reference decoder sums
+  logarithms of probabilities, of which there are none here.
 - Audio: each pair of the three modalities is contrasted in both branches with weight 1; locally cells and sound
   attend to the same words, and the pair's vectors are compared.
 """
@@ -49,7 +53,7 @@ from torch import Tensor, nn
 from ..zoo.batch import ActionBatch, MomentFeatures, NarrationBatch
 from ..zoo.contrastive import contrastive_loss, gather
 from ..zoo.heat_maps import normalise
-from ..zoo.pair_attention import PairAttention
+from ..zoo.pair_attention import PairAttention, full_precision
 from ..zoo.text.base import TextEncoder, TextFeatures
 from ..zoo.transport import frame_scores, mean_scores, random_frames, spread_frames, top_frames
 from ..zoo.video.base import VideoEncoder
@@ -119,7 +123,8 @@ class LossOptions:
     Attributes:
         margin: m.
         denominator: of the two directions, see `zoo.contrastive.contrastive_loss`.
-        local_group: most clips that are contrasted with each other in the local branch; None takes the batch.
+        local_group: most clips that are contrasted with each other in the local branch; None takes the batch. A
+            last clip that has a group to itself is left out.
     """
 
     margin: float = 0.001
@@ -172,6 +177,16 @@ class Projected(NamedTuple):
     frames: Tensor
     sentences: Tensor
     text: TextFeatures
+
+
+def dot_products(a: Tensor, b: Tensor) -> Tensor:
+    """``(..., n, d)`` and ``(..., m, d)`` give ``(..., n, m)``, in single precision under autocast, too.
+
+    In bfloat16 a product of 188 is told from 187 only, far above any margin, and cosines tie.
+    """
+    wide = torch.promote_types(a.dtype, torch.float32)
+    with full_precision(a.device):
+        return a.to(wide) @ b.to(wide).mT
 
 
 # ---- network (Sec. 3.2 to 3.4) --------------------------------------------------------------------------
@@ -240,10 +255,10 @@ class STGNetwork(nn.Module):
         words = F.normalize(words.float(), dim=-1)
         found = []
         if video in ("frame", "both"):
-            found.append(F.normalize(p.frames.float(), dim=-1) @ words.mT)
+            found.append(dot_products(F.normalize(p.frames.float(), dim=-1), words))
         if video in ("cells", "both"):
             cells = self.f(grid.mean((2, 3)))  # dot products add up: no need to project each cell
-            found.append(F.normalize(cells.float(), dim=-1) @ words.mT)
+            found.append(dot_products(F.normalize(cells.float(), dim=-1), words))
         return torch.stack(found).mean(0), mask
 
 
@@ -342,10 +357,10 @@ class STG(LocalizationTask):
     def _global_loss(self, p: Projected, mask: Tensor, sound: Tensor | None) -> Tensor:
         """Sec. 3.4: stretches with sentences of all processes; with sound, all three pairs."""
         v, s = gather(self.network.pool(p.frames, mask)), gather(p.sentences)
-        total = self._contrast(v @ s.mT)
+        total = self._contrast(dot_products(v, s))
         if sound is not None:
             a = gather(self.network.h(sound).mean(1))
-            total = total + self._contrast(v @ a.mT) + self._contrast(a @ s.mT)
+            total = total + self._contrast(dot_products(v, a)) + self._contrast(dot_products(a, s))
         return total
 
     def _local_loss(self, p: Projected, grid: Tensor, batch: NarrationBatch, sound: Tensor | None) -> Tensor:
@@ -358,12 +373,13 @@ class STG(LocalizationTask):
         heard = None if sound is None else self.network.h_local(sound)
         size = self.loss.local_group or len(words)
         losses = []
-        for rows in torch.arange(len(words), device=words.device).split(size):
-            if len(rows) > 1 or len(words) == 1:  # one clip alone has nothing to be told from
-                video, text = self.network.local(regions[rows], words[rows], mask[rows], region_mask[rows])
+        groups = zip(*(x.split(size) for x in (regions, region_mask, words, mask)), strict=True)
+        for k, (cells, seen, said_words, known) in enumerate(groups):
+            if len(cells) > 1 or k == 0:  # a last clip alone has nothing to be told from
+                video, text = self.network.local(cells, said_words, known, seen)
                 losses.append(self._contrast((video * text).sum(-1)))
                 if heard is not None:
-                    audio, said = self.network.local_sound(heard[rows], words[rows], mask[rows])
+                    audio, said = self.network.local_sound(heard.split(size)[k], said_words, known)
                     losses[-1] = losses[-1] + self._contrast((audio * said).sum(-1))
                     losses[-1] = losses[-1] + self._contrast((video * audio).sum(-1))
         return torch.stack(losses).mean()
@@ -402,7 +418,7 @@ class STG(LocalizationTask):
         """See `LocalizationTask.locate`: the class of each frame by f and g, its place by the local branch."""
         vectors, grid = self._seen(features)
         frames = F.normalize(self.network.f(vectors).float(), dim=-1)
-        similarity = frames @ F.normalize(self.network.g(text.sentence).float(), dim=-1).mT
+        similarity = dot_products(frames, F.normalize(self.network.g(text.sentence).float(), dim=-1))
         best = similarity.max(-1)
         least = self.inference.background if background is None else background
         labels = torch.where(best.values >= least, best.indices, -1)
@@ -415,7 +431,8 @@ class STG(LocalizationTask):
         """Cosines of every frame's cells and the sentence of its action, ``(n, h, w)``; 0 in the background."""
         cells = F.normalize(self.network.f(grid).float(), dim=-1)
         sentences = F.normalize(self.network.g(text.sentence).float(), dim=-1)[labels.clamp(min=0)]
-        return torch.einsum("nhwd,nd->nhw", cells, sentences) * (labels >= 0)[:, None, None]
+        cosines = dot_products(cells.flatten(1, 2), sentences[:, None])
+        return cosines.view(cells.shape[:3]) * (labels >= 0)[:, None, None]
 
     def _rolled_out(self, grid: Tensor, text: TextFeatures, labels: Tensor) -> Tensor:
         """Attention that every frame's cells get from its action, ``(n, h, w)``; 0 in the background.

@@ -120,7 +120,8 @@ class MomentFeatures:
     and cells are next to each other on the channels.
 
     Attributes:
-        vectors: ``(..., N, D)`` float, one vector per moment; None where frames are given.
+        vectors: ``(..., N, D)`` float, one vector per moment, in the precision of its store; None where frames are
+            given.
         grid: ``(..., N, h, w, C)`` float, its cells; None where frames are given.
         passes: per encoder ``(..., P, L, 3, H, W)`` uint8, frames of the P passes that give N units; empty where
             features are given.

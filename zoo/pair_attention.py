@@ -97,7 +97,7 @@ class PairAttention(nn.Module):
         tokens = self._tokens(video, text, text_mask, video_mask, aligned=False)
         first, A = self.stack.index("cross"), len(text)
         chunk = self.chunk or self._texts_in_memory(tokens)
-        with _full_precision(video.device):
+        with full_precision(video.device):
             tokens = self._run(tokens, 0, first)  # not yet of pairs
             recompute = torch.is_grad_enabled() and chunk < A
             pooled = []
@@ -132,7 +132,7 @@ class PairAttention(nn.Module):
         """
         tokens = self._tokens(video, text, text_mask, video_mask, aligned=True)
         path: list[Tensor] = []
-        with _full_precision(video.device):
+        with full_precision(video.device):
             self._run(tokens, 0, len(self.stack), path)
             starts_at_words = self.stack.count("cross") % 2 == 1
             heat = _mean(path.pop(), tokens.text_mask if starts_at_words else tokens.video_mask)
@@ -259,7 +259,7 @@ def rollout(attention: Tensor, residual: bool = True) -> Tensor:
 # ---- parts of blocks --------------------------------------------------------------------------------------
 
 
-def _full_precision(device: torch.device) -> AbstractContextManager[None]:
+def full_precision(device: torch.device) -> AbstractContextManager[None]:
     """No autocast; the meta device, on which operations are counted, knows none."""
     known = torch.amp.is_autocast_available(device.type)
     return torch.autocast(device.type, enabled=False) if known else nullcontext()

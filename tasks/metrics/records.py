@@ -49,6 +49,12 @@ class RecordMetric(Metric):
         text = "".join(json.dumps([i, r]) + "\n" for i, r in zip(index, records, strict=True))
         self.lines.append(torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).to(self.device))
 
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Exchange records; a process without any takes part with nothing, or the others would wait for it."""
+        if not len(self.lines):
+            self.lines.append(torch.empty(0, dtype=torch.uint8, device=self.device))
+        super().sync(*args, **kwargs)
+
     def compute(self) -> dict[str, Tensor]:
         """The values, float64, the same in all processes."""
         group = dist.is_available() and dist.is_initialized()

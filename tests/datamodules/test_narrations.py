@@ -27,7 +27,7 @@ from groundzoo.datamodules.howto100m import HowTo100M, NarrationFolder, read_vid
 from groundzoo.datamodules.json_stream import stream_entries
 from groundzoo.datamodules.loader import EpochSampler
 from groundzoo.datamodules.marking import write_video
-from groundzoo.datamodules.narration_dataset import Candidates
+from groundzoo.datamodules.narration_dataset import Candidates, NarrationLoader
 from groundzoo.datamodules.narration_index import NarrationIndex, index_narrations
 from groundzoo.datamodules.packed import FileTable, Strings
 from groundzoo.datamodules.sound import read_sound
@@ -613,7 +613,8 @@ def test_live_frames_and_a_store_show_the_same(tmp_path: Path) -> None:
     assert kept.video_ids == live.video_ids
     assert kept.features.grid is not None
     found = frozen(passes.flatten(0, 1)).grid.unflatten(0, (3, 4))[:, :, 0]
-    assert torch.allclose(found, kept.features.grid, atol=2e-3)
+    assert kept.features.grid.dtype == torch.float16, "as stored"
+    assert torch.allclose(found, kept.features.grid.float(), atol=2e-3)
     assert len(set(kept.features.grid[:, 0, 0, 0, 0].tolist())) == 3, "videos differ"
     (path,) = stored.provenance()["features"]
     assert not any("unnarrated" in text for text in map(str, stored._source.ids)), "only what is needed"  # type: ignore
@@ -797,3 +798,17 @@ def test_a_real_trainer_draws_anew_in_every_epoch_and_resumes(tmp_path: Path) ->
     assert [number for number, _ in whole] == [0, 0, 1, 1, 2, 2]
     assert len({tuple(texts) for _, texts in whole}) == 6
     assert fit(tmp_path, tmp_path / "3.ckpt").seen == whole[3:], "in the middle of an epoch, to the narration"
+
+
+def test_processes_do_not_wait_for_a_batch_that_cannot_be_filled(tmp_path: Path) -> None:
+    """One process goes on with what there is; with two, the other would wait for gathered negatives for ever."""
+    write_json(tmp_path, captions("abcd", each=1))
+    videos(tmp_path / "videos", ["a", "b", "c", "d"])
+    (tmp_path / "videos" / "d.mp4").write_bytes(b"broken")
+    data = ready(HowTo100M(tmp_path, candidates=4, candidate_fps=2.0, num_workers=0, batch_size=4), Cells(5))
+    assert [len(batch) for batch in epoch(data)] == [3]
+    loader = NarrationLoader(data._training(), 2, 0, 0, processes=2)
+    assert [len(batch) for batch in loader] == [2]
+    data._training().whole_batches = True
+    with pytest.raises(FeatureError, match="only 3 readable videos for a batch of 4"):
+        data._training().__getitems__([0, 1, 2, 3])

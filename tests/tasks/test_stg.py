@@ -3,63 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Literal
 
 import pytest
 import torch
+from tiny_stg import DIM, TEXTS, B, C, D, Ear, H, U, W, narration_batch, stg_task
 from torch import Tensor
 
 from groundzoo.tasks.base import Stage
 from groundzoo.tasks.localizing import Located, tubes
-from groundzoo.tasks.stg import STG, InferenceOptions, LossOptions, NetworkOptions, Projected, SelectionOptions
+from groundzoo.tasks.stg import (
+    STG,
+    InferenceOptions,
+    LossOptions,
+    NetworkOptions,
+    Projected,
+    SelectionOptions,
+    dot_products,
+)
 from groundzoo.zoo.batch import MomentFeatures, NarrationBatch
 from groundzoo.zoo.contrastive import contrastive_loss
 from groundzoo.zoo.text.mil_nce import MILNCEText
-from groundzoo.zoo.video.base import FrameSpec, VideoEncoder, VideoFeatures
 from groundzoo.zoo.video.precomputed import Precomputed
-
-B, U, H, W, D, C, DIM = 4, 9, 2, 3, 10, 7, 6
-TEXTS = ["red circle grows", "a blue square", "and so the green triangle spins", "hop"]
-
-
-class Ear(VideoEncoder):
-    """Hears the mean of every 100 samples."""
-
-    dim, spec = 5, FrameSpec(fps=1000, window=100, stride=100, size=None, sound=True)
-
-    def encode(self, clips: Tensor) -> VideoFeatures:
-        return VideoFeatures(clips.view(len(clips), 1, 5, 20).mean(-1))
-
-
-def task(dim: int = D, cells: int = C, **options: object) -> STG:
-    torch.manual_seed(0)
-    words = MILNCEText("random", word_dim=8, layer_dim=12, dim=6, max_words=8, trainable=True)
-    words.fit_vocabulary(TEXTS)
-    given = {
-        "network": NetworkOptions(dim=DIM),
-        "selection": SelectionOptions(frames=3, video="frame"),
-        "inference": InferenceOptions(window=4, background=0.0),
-        "stages": [Stage(losses=("global", "local"), lr=1e-3, epochs=1)],
-    } | options
-    return STG(Precomputed(dim, grid=(H, W, cells)), words, **given)  # type: ignore[arg-type]
-
-
-def batch(seed: int = 0, sound: bool = False) -> NarrationBatch:
-    g = torch.Generator().manual_seed(seed)
-    mask = torch.ones(B, U, dtype=torch.bool)
-    mask[1, 6:] = False
-    inside = torch.zeros(B, U, dtype=torch.bool)
-    inside[:, 2:5] = True
-    return NarrationBatch(
-        features=MomentFeatures(torch.randn(B, U, D, generator=g), torch.randn(B, U, H, W, C, generator=g)),
-        mask=mask,
-        inside=inside,
-        times_s=torch.arange(U).float().expand(B, U),
-        texts=list(TEXTS),
-        spans_s=torch.tensor([[2.0, 5.0]]).expand(B, 2),
-        sound=torch.randint(-9999, 9999, (B, 1000), generator=g, dtype=torch.int16) if sound else None,
-        video_ids=[f"v{k}" for k in range(B)],
-        index=torch.arange(B),
-    )
 
 
 def losses(model: STG, given: NarrationBatch) -> dict[str, float]:
@@ -70,7 +35,7 @@ def losses(model: STG, given: NarrationBatch) -> dict[str, float]:
 
 
 def test_both_losses_equal_the_equations_written_out_pair_by_pair() -> None:
-    model, given = task(), batch()
+    model, given = stg_task(), narration_batch()
     net, (vectors, grid) = model.network, given.features.encoded
     text = model.text_encoder(given.texts)
     v = [net.f(vectors[i][given.mask[i]]).mean(0) for i in range(B)]  # all candidates, not the chosen ones
@@ -113,7 +78,7 @@ def test_both_losses_equal_the_equations_written_out_pair_by_pair() -> None:
 
 
 def test_candidates_beyond_the_video_and_the_order_of_clips_change_nothing() -> None:
-    model, given = task(), batch()
+    model, given = stg_task(), narration_batch()
     before = losses(model, given)
     vectors, grid = (x.clone() for x in given.features.encoded)
     vectors[1, 6:], grid[1, 6:] = 1e3, -1e3
@@ -131,23 +96,23 @@ def test_candidates_beyond_the_video_and_the_order_of_clips_change_nothing() -> 
 
 @pytest.mark.parametrize("sound", [False, True])
 def test_every_parameter_that_is_trained_gets_a_gradient(sound: bool) -> None:
-    model = task(audio_encoder=Ear() if sound else None)
+    model = stg_task(audio_encoder=Ear() if sound else None)
     model.enter_stage(0)
-    torch.stack(list(model.step(batch(sound=sound), "train").losses.values())).sum().backward()
+    torch.stack(list(model.step(narration_batch(sound=sound), "train").losses.values())).sum().backward()
     # a key's bias moves all scores of a query alike, and the softmax forgets it
     missing = [n for n, p in model.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     assert missing == []
 
 
 def test_a_stage_computes_only_the_losses_that_it_minimises(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = task(stages=[Stage(losses=("global",), epochs=1)])
+    model = stg_task(stages=[Stage(losses=("global",), epochs=1)])
     monkeypatch.setattr(model.network.local, "forward", lambda *_: pytest.fail("the local branch ran"))
-    assert losses(model, batch()).keys() == {"global"}
+    assert losses(model, narration_batch()).keys() == {"global"}
 
 
 def test_groups_of_the_local_branch_are_contrasted_apart() -> None:
-    whole, grouped = task(), task(loss=LossOptions(local_group=2))
-    given = batch()
+    whole, grouped = stg_task(), stg_task(loss=LossOptions(local_group=2))
+    given = narration_batch()
     halves = []
     for rows in (slice(0, 2), slice(2, 4)):
         part = dataclasses.replace(
@@ -163,7 +128,7 @@ def test_groups_of_the_local_branch_are_contrasted_apart() -> None:
 
 
 def test_sound_is_contrasted_with_both_other_modalities() -> None:
-    model, given = task(audio_encoder=Ear()), batch(sound=True)
+    model, given = stg_task(audio_encoder=Ear()), narration_batch(sound=True)
     deaf = dataclasses.replace(given, sound=None)
     heard, plain = losses(model, given), losses(model, deaf)
     net = model.network
@@ -174,6 +139,32 @@ def test_sound_is_contrasted_with_both_other_modalities() -> None:
     extra = contrastive_loss(v @ a.T) + contrastive_loss(a @ s.T)
     assert heard["global"] == pytest.approx(plain["global"] + extra.item(), rel=1e-5)
     assert heard["local"] > plain["local"]
+
+
+@pytest.mark.parametrize("heat", ["rollout", "similarity"])
+def test_no_score_is_rounded_under_autocast(
+    heat: Literal["rollout", "similarity"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Bfloat16 tells 188 from 187, and no margin of 0.001."""
+    a, b = torch.randn(3, 512, generator=torch.Generator().manual_seed(0)), torch.randn(4, 512)
+    model = stg_task(dim=C, audio_encoder=Ear(), inference=InferenceOptions(background=-1.0, heat=heat))
+    given = narration_batch(sound=True)
+    given.features.vectors = torch.randn(B, U, C)
+    contrasted: list[Tensor] = []
+    contrast = model._contrast
+    monkeypatch.setattr(model, "_contrast", lambda scores: contrasted.append(scores) or contrast(scores))
+    text = model.text_encoder(TEXTS)
+    vectors, grid = given.features.encoded
+    with torch.autocast("cpu", torch.bfloat16):
+        products = dot_products(a, b)
+        losses(model, given)
+        p = Projected(model.network.f(vectors), model.network.g(text.sentence), text)
+        assert p.frames.dtype == torch.bfloat16
+        similarity = model.network.similarity(p, grid, "words", "both")[0]
+        found = located(model, vectors[0], grid[0])
+    torch.testing.assert_close(products, a @ b.T)
+    assert {x.dtype for x in (*contrasted, similarity, found.similarity, found.heat)} == {torch.float32}
+    assert len(contrasted) == 6
 
 
 # ---- choice of frames -----------------------------------------------------------------------------------
@@ -189,7 +180,10 @@ def chosen(model: STG, given: NarrationBatch) -> list[list[int]]:
 
 def test_frames_that_fit_the_words_are_chosen() -> None:
     for method in ("sinkhorn", "top"):
-        model, given = task(selection=SelectionOptions(frames=2, method=method, video="frame")), batch()
+        model, given = (
+            stg_task(selection=SelectionOptions(frames=2, method=method, video="frame")),
+            narration_batch(),
+        )
         words = model.network.g(model.text_encoder(given.texts).words[0, :2])
         f = model.network.f
         wanted = torch.linalg.lstsq(f.weight, (words - f.bias).T).solution.T  # frames that f maps to the words
@@ -201,16 +195,16 @@ def test_frames_that_fit_the_words_are_chosen() -> None:
 
 
 def test_the_other_ways_of_choosing() -> None:
-    given = batch()
+    given = narration_batch()
     given.inside[2] = False  # a narration between two candidates: all are as good
 
     def by(**options: object) -> list[list[int]]:
-        return chosen(task(selection=SelectionOptions(video="frame", **options)), given)  # type: ignore[arg-type]
+        return chosen(stg_task(selection=SelectionOptions(video="frame", **options)), given)  # type: ignore[arg-type]
 
     assert by(method="narration", frames=3)[0] == [2, 3, 4]
     assert len(by(method="narration", frames=3)[2]) == 3
     assert by(method="all") == [list(range(9)), list(range(6)), list(range(9)), list(range(9))]
-    model = task(selection=SelectionOptions(video="frame", method="random", frames=3))
+    model = stg_task(selection=SelectionOptions(video="frame", method="random", frames=3))
     drawn = [chosen(model, given)[1] for _ in range(20)]
     assert all(len(set(d)) == 3 and max(d) < 6 and d == sorted(d) for d in drawn)
     assert len({tuple(d) for d in drawn}) > 3
@@ -218,8 +212,8 @@ def test_the_other_ways_of_choosing() -> None:
 
 
 def test_similarity_of_cells_is_that_of_their_sum() -> None:
-    model = task(dim=C, selection=SelectionOptions(frames=2))
-    given = batch()
+    model = stg_task(dim=C, selection=SelectionOptions(frames=2))
+    given = narration_batch()
     given.features.vectors = torch.randn(B, U, C)
     vectors, grid = given.features.encoded
     text = model.text_encoder(given.texts)
@@ -233,9 +227,9 @@ def test_similarity_of_cells_is_that_of_their_sum() -> None:
 
 
 def test_a_frame_may_be_the_mean_of_its_cells() -> None:
-    given = batch()
-    plain = task(dim=C)
-    by_cells = task(network=NetworkOptions(dim=DIM, frame="cells"))
+    given = narration_batch()
+    plain = stg_task(dim=C)
+    by_cells = stg_task(network=NetworkOptions(dim=DIM, frame="cells"))
     by_cells.load_state_dict(plain.state_dict())
     found = losses(by_cells, given)
     given.features.vectors = given.features.encoded[1].mean((2, 3))
@@ -243,7 +237,7 @@ def test_a_frame_may_be_the_mean_of_its_cells() -> None:
 
 
 def test_no_gradient_flows_through_the_choice() -> None:
-    model, given = task(stages=[Stage(losses=("local",), epochs=1)]), batch()
+    model, given = stg_task(stages=[Stage(losses=("local",), epochs=1)]), narration_batch()
     model.step(given, "train").losses["local"].backward()
     assert model.network.f.weight.grad is None
     assert model.network.g.weight.grad is None
@@ -258,7 +252,7 @@ def located(model: STG, vectors: Tensor, grid: Tensor, **options: object) -> Loc
 
 
 def test_every_moment_gets_the_most_similar_action_or_none() -> None:
-    model, (vectors, grid) = task(), (x[0] for x in batch().features.encoded)
+    model, (vectors, grid) = stg_task(), (x[0] for x in narration_batch().features.encoded)
     found = located(model, vectors, grid)
     f, g = model.network.f(vectors), model.network.g(model.text_encoder(TEXTS[:3]).sentence)
     expected = torch.nn.functional.cosine_similarity(f[:, None], g[None], dim=-1)
@@ -274,8 +268,8 @@ def test_every_moment_gets_the_most_similar_action_or_none() -> None:
 
 
 def test_a_heat_map_is_that_of_its_window_and_action() -> None:
-    model = task(inference=InferenceOptions(window=4, normalise="window"))
-    vectors, grid = (x[0] for x in batch().features.encoded)
+    model = stg_task(inference=InferenceOptions(window=4, normalise="window"))
+    vectors, grid = (x[0] for x in narration_batch().features.encoded)
     net, text = model.network, model.text_encoder(TEXTS[:3])
     found = located(model, vectors, grid, background=-1.0)
     for n, label in enumerate(found.labels.tolist()):
@@ -287,7 +281,7 @@ def test_a_heat_map_is_that_of_its_window_and_action() -> None:
 
 
 def test_pieces_of_whole_windows_say_what_the_whole_video_says() -> None:
-    model, (vectors, grid) = task(), (x[0] for x in batch().features.encoded)
+    model, (vectors, grid) = stg_task(), (x[0] for x in narration_batch().features.encoded)
     whole = located(model, vectors, grid)
     parts = [located(model, vectors[k : k + 4], grid[k : k + 4]) for k in (0, 4, 8)]
     for name in Located._fields:
@@ -299,7 +293,7 @@ def test_without_projections_heat_is_the_cosine_of_cells_and_sentence() -> None:
     words.fit_vocabulary(TEXTS)
     options = NetworkOptions(dim=C, projection="identity"), InferenceOptions(heat="similarity", background=-1.0)
     model = STG(Precomputed(C, grid=(H, W, C)), words, network=options[0], inference=options[1])
-    grid = batch().features.encoded[1][0]
+    grid = narration_batch().features.encoded[1][0]
     found = located(model, grid.mean((1, 2)), grid)
     sentence = words(TEXTS[:3]).sentence[found.labels[2]]
     cosine = torch.nn.functional.cosine_similarity(grid[2], sentence[None, None], dim=-1)
@@ -334,16 +328,16 @@ def test_what_does_not_fit_is_refused_in_words() -> None:
     with pytest.raises(ValueError, match=r"model\.video_encoder \(Precomputed\) gives vectors but no grid"):
         STG(Precomputed(D), words)
     with pytest.raises(ValueError, match="frames are 10 wide, cells 7"):
-        task(selection=SelectionOptions(video="both"))
+        stg_task(selection=SelectionOptions(video="both"))
     with pytest.raises(ValueError, match="identity needs frames, cells and text of width 6"):
-        task(network=NetworkOptions(dim=6, projection="identity"))
+        stg_task(network=NetworkOptions(dim=6, projection="identity"))
     with pytest.raises(ValueError, match=r"model\.audio_encoder \(Precomputed\) looks"):
-        task(audio_encoder=Precomputed(5))
+        stg_task(audio_encoder=Precomputed(5))
     with pytest.raises(ValueError, match="local_group=1"):
         LossOptions(local_group=1)
     with pytest.raises(ValueError, match="each is positive"):
         SelectionOptions(frames=0)
     with pytest.raises(ValueError, match="extract them with --grid true"):
-        task().encode(MomentFeatures(torch.zeros(2, D), None), 2)
+        stg_task().encode(MomentFeatures(torch.zeros(2, D), None), 2)
     with pytest.raises(ValueError, match=r"lr_of names \['text'\]"):
-        task(stages=[Stage(losses=("global",), lr_of={"text": 1.0})]).configure_optimizers()
+        stg_task(stages=[Stage(losses=("global",), lr_of={"text": 1.0})]).configure_optimizers()
