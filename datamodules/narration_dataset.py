@@ -234,12 +234,14 @@ class NarrationLoader(ResumableLoader[NarrationBatch]):
         processes: of the group, each with a loader of its own.
 
     Raises:
-        ValueError: there are not enough videos for one batch.
+        ValueError: there are not enough videos for one batch, or a batch is one video, with nothing to compare.
     """
 
     def __init__(
         self, dataset: NarrationDataset, batch_size: int, seed: int, num_workers: int, processes: int
     ) -> None:
+        if batch_size * processes < 2:
+            raise ValueError("one video alone has nothing to be told from: raise data.init_args.batch_size")
         self._whole = len(dataset) // (batch_size * processes)
         dataset.whole_batches = processes > 1
         if not self._whole:

@@ -424,6 +424,9 @@ class Task(L.LightningModule, ABC):
         stored = checkpoint.get("groundzoo")
         if stored is None:
             raise ValueError("this checkpoint was not written by groundzoo; see the docs on importing weights")
+        name = (stored["task"] or {"class_path": type(self).__name__})["class_path"].rpartition(".")[2]
+        if name not in [base.__name__ for base in type(self).__mro__]:
+            raise ValueError(f"this is a checkpoint of {name}, and not of {type(self).__name__}")
         self.trained = {"epoch": checkpoint.get("epoch", 0), "step": checkpoint.get("global_step", 0)}
         if stored["vocabulary"] is not None:
             self.set_vocabulary(stored["vocabulary"])

@@ -97,7 +97,7 @@ def test_all_metrics_are_there(grounded: Grounded) -> None:
             UNTRIMMED | SPATIAL
         )
         assert all(0 <= value <= 100 for value in values.values())
-        assert sum(value > 0 for value in values.values()) >= 3
+        assert values["frame accuracy"] > 0
     provenance = json.loads((grounded.folder / "metrics.json").read_text())["provenance"]
     assert provenance["test"]["evaluated"] == len(records_of(grounded.folder))
     assert provenance["test"]["data"]["evaluation"]["protocols"] == ["untrimmed", "spatial"]
@@ -160,7 +160,7 @@ def test_boxes_of_any_data_set(grounded: Grounded, cli: Callable, tmp_path: Path
     words += ["--data.num_workers", "0"]
     done = cli("test", *grounded.model, *words, "--ckpt_path", run / "checkpoints" / "best.ckpt")
     assert done.code == 0, done.err
-    assert SPATIAL <= values_of(run, "test").keys()
+    assert values_of(run, "test").keys() >= SPATIAL
     assert not UNTRIMMED & values_of(run, "test").keys()
     (record,) = records_of(run)
     (tube,) = record["tubes"]
@@ -279,9 +279,10 @@ def test_another_evaluation_has_another_monitor(grounded: Grounded, cli: Callabl
 def test_stores_of_several_encoders(grounded: Grounded, cli: Callable) -> None:
     """Made by ``extract`` from the task's configuration, read as a list; without cells they are refused."""
     videos = grounded.data / "videos"
-    words = ["extract", "-c", "tasks/stg_toyworld.yaml", "--videos", videos, "--num_workers", "0"]
-    for out, grid in (("stores", "true"), ("flat", "false")):
-        done = cli(*words, "--out", out, "--grid", grid)
+    Path("few.txt").write_text("".join(f"{videos}/toy0000{k}.mp4\n" for k in range(2)))
+    words = ["extract", "-c", "tasks/stg_toyworld.yaml", "--num_workers", "0"]
+    for out, grid, some in (("stores", "true", videos), ("flat", "false", "few.txt")):
+        done = cli(*words, "--out", out, "--grid", grid, "--videos", some)
         assert done.code == 0, done.err
     stores = ["0-AppearanceGrid", "1-MotionGrid"]
     assert sorted(p.name for p in Path("stores").iterdir()) == stores
@@ -292,7 +293,7 @@ def test_stores_of_several_encoders(grounded: Grounded, cli: Callable) -> None:
     options = [*grounded.options, "-c", "both.yaml", "--trainer.max_epochs", "1", "--data.videos", "nowhere"]
     options += ["--data.evaluation.init_args.videos", "nowhere", "--run_dir", "run"]
     for folder, code in (("stores", 0), ("flat", 1)):
-        given = ["--data.features", both[folder], "--data.evaluation.init_args.features", both[folder]]
+        given = ["--data.features", both[folder], "--data.evaluation.init_args.features", both["stores"]]
         done = cli("fit", *options, *given)
         assert done.code == code, done.err
     assert "--grid true" in done.err
@@ -313,10 +314,6 @@ def test_stores_of_several_encoders(grounded: Grounded, cli: Callable) -> None:
         (["--data.evaluation.init_args.videos", "."], "annotated videos is in ."),
         (["--data.features", "nowhere"], "nowhere"),
         (["--data.batch_size", "7"], "6 videos are too few for 1 x 7 in a batch, all different; lower"),
-        (
-            ["--data.batch_size", "1"],
-            "one clip alone has nothing to be told from: raise data.init_args.batch_size",
-        ),
         (["--model.video_encoder", "VGG16", "--model.video_encoder.weights", "random"], "no grid of cells"),
     ],
 )
@@ -340,4 +337,5 @@ def test_a_checkpoint_of_another_task(grounded: Grounded, trained: Any, cli: Cal
     done = cli("test", *grounded.options, "--ckpt_path", trained.best, "--run_dir", "run")
     assert done.code == 1
     assert "Traceback" not in done.err
-    assert len(done.err.split("groundzoo test: ")[1].splitlines()) <= 3, f"a wall of text: {done.err}"
+    assert "this is a checkpoint of DRN, and not of STG" in done.err
+    assert len(done.err.split("groundzoo test: ")[1].splitlines()) == 2, f"a wall of text: {done.err}"

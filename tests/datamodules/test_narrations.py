@@ -812,3 +812,11 @@ def test_processes_do_not_wait_for_a_batch_that_cannot_be_filled(tmp_path: Path)
     data._training().whole_batches = True
     with pytest.raises(FeatureError, match="only 3 readable videos for a batch of 4"):
         data._training().__getitems__([0, 1, 2, 3])
+
+
+def test_one_video_is_no_batch(tmp_path: Path) -> None:
+    write_json(tmp_path, captions("ab", each=1))
+    videos(tmp_path / "videos", ["a", "b"])
+    data = ready(HowTo100M(tmp_path, num_workers=0, batch_size=1), Cells(5))
+    with pytest.raises(ValueError, match=r"nothing to be told from: raise data\.init_args\.batch_size"):
+        data.train_dataloader()

@@ -36,10 +36,10 @@ class Results(NamedTuple):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """Two processes on 4 narrated videos and an annotated one, which is one untrimmed stretch for both."""
+    """Two processes on 4 narrated videos and an annotated one with an odd number of stretches."""
     home = tmp_path_factory.mktemp("stg_ddp")
     options: dict[str, Any] = {"format": "howto100m", "preset": "narrations", "videos": 6, "test_fraction": 0.17}
-    world = generate(home / "world", workers=1, seed=1, **options)
+    world = generate(home / "world", workers=1, **options)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -92,7 +92,14 @@ def test_a_repeated_stretch_counts_once(results: Results) -> None:
     assert {r["protocol"] for r in records} == {"untrimmed", "spatial"}
     for rank in results.ranks:
         assert rank["run"]["metrics"] == pytest.approx(results.alone["metrics"], abs=1e-6)
-    assert sum(value > 0 for value in results.alone["metrics"].values()) >= 3, "compared with nothing"
+    assert [r["tubes"] for r in records] == [r["tubes"] for r in expected]
+    assert results.alone["metrics"]["test/frame accuracy"] > 0, "compared with nothing"
+
+
+@pytest.mark.slow
+def test_a_process_may_have_nothing_to_say(results: Results) -> None:
+    """So it is with few stretches of several protocols."""
+    assert [rank["idle"] for rank in results.ranks] == [100.0, 100.0]
 
 
 @pytest.mark.parametrize("sound", program.SOUND)
