@@ -201,10 +201,12 @@ def test_short_videos_are_padded_at_the_end(tmp_path: Path) -> None:
 
 def test_the_shortest_video_has_a_moment(tmp_path: Path) -> None:
     entry = {"start": [0.0], "end": [5.0], "text": ["very short"]}
-    write_json(tmp_path, {"a": entry})
-    np.savez(store(tmp_path / "store", {}) / "a.npz", units=np.ones((1, 3, 3, 5)), num_frames=1, duration_s=0.01)
-    (batch,) = epoch(tiny(tmp_path, batch_size=1))
-    assert batch.mask.sum() == 1
+    write_json(tmp_path, {"a": entry, "b": entry})
+    folder = store(tmp_path / "store", {})
+    for name in "ab":
+        np.savez(folder / f"{name}.npz", units=np.ones((1, 3, 3, 5)), num_frames=1, duration_s=0.01)
+    (batch,) = epoch(tiny(tmp_path, batch_size=2))
+    assert batch.mask.sum(1).tolist() == [1, 1]
 
 
 # ---- the draw -------------------------------------------------------------------------------------------
