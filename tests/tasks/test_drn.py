@@ -169,7 +169,8 @@ def test_first_stage_leaves_the_quality_head_alone() -> None:
 
 
 def test_wrong_part_names_the_choices() -> None:
-    with pytest.raises(ValueError, match=r"stage 1 trains 'head'; choose from \['all', 'grounder', 'quality'\]"):
+    choices = r"stage 1 trains 'head'; choose from \['all', 'grounder', .*'quality'"
+    with pytest.raises(ValueError, match=choices):
         tiny_task(stages=(Stage(("match",), train="head"),))
 
 
