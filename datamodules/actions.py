@@ -17,7 +17,7 @@ from ..zoo.batch import ActionBatch, MomentFeatures
 from ..zoo.video.base import VideoEncoder
 from .annotations import AnnotationError, SplitReport, check_video_id
 from .features import FeatureError
-from .loader import ResumableLoader, plain_loader
+from .loader import ResumableLoader, plain_loader, require_own_sampler
 from .reading import Gatherer
 from .stretches import Stretch
 from .units import Times, UnitSource
@@ -335,5 +335,6 @@ class ActionDataModule(L.LightningDataModule):
             )
 
     def _loader(self, split: Split) -> ResumableLoader[ActionBatch]:
+        require_own_sampler(self.trainer)
         data = self._datasets[split]
         return ResumableLoader(data, 1, False, 0, min(self.num_workers, len(data)))

@@ -25,7 +25,7 @@ from .annotations import AnnotationError, SplitReport
 from .extraction import build_store, default_store
 from .features import FeatureError, FeatureStore
 from .labels import LabelError, LabelStore, VideoLabels, WordTrack
-from .loader import ResumableLoader, plain_loader
+from .loader import ResumableLoader, plain_loader, require_own_sampler
 from .packets import VideoError
 from .reading import Gatherer
 from .samples import Sampled, read_passes, unit_at
@@ -447,6 +447,7 @@ class CaptionDataModule(L.LightningDataModule):
         return CaptionDataset(samples, task, self.stores, files, labels)
 
     def _loader(self, split: Split, batch_size: int) -> ResumableLoader[CaptionBatch]:
+        require_own_sampler(self.trainer)
         data = self._datasets[split]
         workers = min(self.num_workers, len(data) // batch_size + 1)
         return ResumableLoader(data, batch_size, split == "train", self.seed, workers)

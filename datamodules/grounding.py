@@ -21,7 +21,7 @@ from ..zoo.video.clips import ClipPooling
 from .annotations import AnnotationError, Query, SplitReport, clean, read_json
 from .extraction import build_store, default_store
 from .features import FeatureError, FeatureStore, StackedStore, open_store
-from .loader import ResumableLoader, plain_loader
+from .loader import ResumableLoader, plain_loader, require_own_sampler
 from .reading import Gatherer
 from .video_files import find_videos
 from .windows import RawVideos
@@ -305,13 +305,7 @@ class GroundingDataModule(L.LightningDataModule):
         return RawVideos(self._files(), encoder.spec, task.clips)
 
     def _loader(self, split: str, batch_size: int) -> ResumableLoader[GroundingBatch]:
-        trainer = self.trainer
-        if (
-            trainer is not None
-            and trainer.world_size > 1
-            and trainer._accelerator_connector.use_distributed_sampler
-        ):
-            raise ValueError("set Trainer(use_distributed_sampler=False): this data module deals out samples")
+        require_own_sampler(self.trainer)
         workers = min(self.num_workers, len(self._datasets[split]) // batch_size + 1)
         return ResumableLoader(self._datasets[split], batch_size, split == "train", self.seed, workers)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
+import lightning as L
 import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -115,3 +116,14 @@ def plain_loader(dataset: Dataset[Any], batch_size: int, num_workers: int) -> Da
 def _as_made(batch: Any) -> Any:
     """Collate nothing: `__getitems__` made the batch."""
     return batch
+
+
+def require_own_sampler(trainer: L.Trainer | None) -> None:
+    """Refuse a trainer that would deal out samples a second time.
+
+    Raises:
+        ValueError: several processes, and `use_distributed_sampler` is on.
+    """
+    several = trainer is not None and trainer.world_size > 1
+    if several and trainer._accelerator_connector.use_distributed_sampler:  # type: ignore[union-attr]
+        raise ValueError("set Trainer(use_distributed_sampler=False): this data module deals out samples")

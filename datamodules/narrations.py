@@ -17,6 +17,7 @@ from ..zoo.batch import ActionBatch
 from ..zoo.video.base import VideoEncoder
 from .annotations import AnnotationError, SplitReport
 from .features import FeatureError
+from .loader import require_own_sampler
 from .narration_dataset import Candidates, NarrationDataset, NarrationLoader
 from .narration_index import NarrationSource
 from .packed import FileTable
@@ -132,14 +133,8 @@ class NarrationDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> NarrationLoader:
         """Videos in an order that depends on seed and epoch alone, one narration of each."""
-        trainer = self.trainer
-        if (
-            trainer is not None
-            and trainer.world_size > 1
-            and trainer._accelerator_connector.use_distributed_sampler
-        ):
-            raise ValueError("set Trainer(use_distributed_sampler=False): this data module deals out samples")
-        processes = 1 if trainer is None else trainer.world_size
+        require_own_sampler(self.trainer)
+        processes = 1 if self.trainer is None else self.trainer.world_size
         return NarrationLoader(self._training(), self.batch_size, self.seed, self.num_workers, processes)
 
     def val_dataloader(self) -> DataLoader[ActionBatch] | list[Any]:

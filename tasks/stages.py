@@ -71,11 +71,19 @@ class StageSchedule(Callback):
         trainer.strategy.setup_optimizers(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Keep the weights if they are the best of this stage."""
+        """Keep the weights if they are the best of this stage; another data set may lack the stage's metric."""
         task = _task(pl_module)
-        value = trainer.callback_metrics.get(task.stage.monitor or task.monitor or "")
         last = task.stage_index == len(task.stages) - 1
-        if trainer.state.fn != "fit" or trainer.sanity_checking or value is None or last or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if trainer.state.fn != "fit" or trainer.sanity_checking or last or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        known, wanted = trainer.callback_metrics, task.stage.monitor
+        if wanted is not None and wanted not in known:
+            names = ", ".join(sorted(name for name in known if name.startswith("val/"))) or "nothing"
+            log.warning("stage %d is judged by %s, not by %s, which is none of %s", task.stage_index + 1,
+                        task.monitor, wanted, names)  # fmt: skip
+            wanted = None
+        value = known.get(wanted or task.monitor or "")
+        if value is None:
             return
         if self.best is None or not math.isfinite(self.best) or value.item() > self.best:
             self.best = value.item()

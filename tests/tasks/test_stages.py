@@ -194,6 +194,15 @@ def test_a_stage_may_be_judged_by_a_metric_of_its_own(root: Path) -> None:
     assert same(watch.starts[3], watch.ends[2])
 
 
+def test_a_metric_that_is_not_there_is_told(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The task's own metric judges in its place: the second epoch is best."""
+    first = Stage(("match", "location"), "grounder", 1e-2, 3, monitor="val/othr")
+    watch, _, _ = fit(root, (first, *STAGES[1:]))
+    assert "stage 1 is judged by val/score, not by val/othr" in caplog.text
+    assert "val/other" in caplog.text
+    assert same(watch.starts[3], watch.ends[1])
+
+
 def test_limits_on_batches_start_at_the_front_every_epoch(root: Path) -> None:
     """A validation that is cut short sees the same queries each time."""
     task = tiny_task(stages=STAGES[:1])
