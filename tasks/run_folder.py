@@ -267,7 +267,7 @@ def metrics_tables(values: dict[str, float], references: list[Reference]) -> lis
                 rows |= {f"{r.name} ({r.source})": of_part} if of_part else {}
             for label, row in rows.items():
                 parts[-1].add_row(label, *(f"{row[c]:.1f}" if c in row else "" for c in columns))
-    return [main, *parts]
+    return [main, *parts] if main_names else parts
 
 
 class RandomState(Callback):

@@ -18,6 +18,7 @@ from PIL import Image
 import groundzoo
 from groundzoo.datamodules.charades_sta import CharadesSTA
 from groundzoo.tasks.launch import read_checkpoint
+from groundzoo.tasks.run_folder import metrics_tables
 
 
 @pytest.fixture
@@ -219,3 +220,10 @@ def test_network_of_other_widths_is_refused(trained: Any, cli: Callable, tmp_pat
     assert done.code == 1
     assert "size mismatch" in done.err
     assert not (tmp_path / "mine" / "metrics.json").exists()
+
+
+def test_metrics_of_a_protocol_alone_have_one_table() -> None:
+    (table,) = metrics_tables({"test/temporal/IoU": 69.4}, [])
+    assert table.title == "by protocol"
+    assert [column.header for column in table.columns] == ["", "IoU"]
+    assert [len(t.columns) for t in metrics_tables({"test/IoU": 1.0, "test/easy/IoU": 2.0}, [])] == [2, 2]
