@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,6 +18,7 @@ from torchmetrics import Metric, MetricCollection
 from ..zoo.encoder import Encoder
 from ..zoo.text.base import TextEncoder
 from ..zoo.video.base import VideoEncoder, VideoUnits
+from .schedules import SGD, Stage, StepDecay, WarmupCosine, WarmupSteps, one_cycle
 
 log = logging.getLogger(__name__)
 
@@ -36,84 +35,6 @@ class Step(NamedTuple):
 
     losses: dict[str, Tensor]
     outputs: Any
-
-
-@dataclass(frozen=True)
-class StepDecay:
-    """A learning rate that falls in steps.
-
-    Attributes:
-        factor: of every step.
-        every: epochs from one step to the next.
-        first: epoch of the first step, counted from 0.
-    """
-
-    factor: float = 0.8
-    every: int = 3
-    first: int = 3
-
-    def share(self, epoch: int) -> float:
-        """Share of the initial learning rate in an epoch, counted from 0."""
-        steps = 0 if epoch < self.first else 1 + (epoch - self.first) // self.every
-        return self.factor**steps
-
-
-@dataclass(frozen=True)
-class WarmupCosine:
-    """A learning rate that rises linearly and falls to 0 in half a cosine, step by step.
-
-    Attributes:
-        steps: of the rise; at most half of the stage.
-    """
-
-    steps: int = 5000
-
-    def share(self, step: int, total: float) -> float:
-        """Share of the greatest learning rate at a step of `total` steps, counted from 0."""
-        rise = min(float(self.steps), total / 2)
-        if step < rise:
-            return (step + 1) / (rise + 1)
-        return (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1.0, total - rise)))) / 2
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One stage of training: what is minimised, what is trained, how fast and how long.
-
-    A new stage starts from the best weights of the one before (by the task's monitor) with a fresh
-    optimiser; parameters that it does not train are frozen.
-
-    Attributes:
-        losses: names of the losses that count.
-        train: a name of `Task.trainable_parts`.
-        lr: (peak) learning rate of Adam.
-        epochs: length.
-        schedule: `constant`, `one_cycle` with its peak at `lr`, steps down from `lr`, or a warm-up and a cosine.
-        keep_batchnorm: frozen parts keep their batch norm statistics (True) or go on updating them.
-        lr_of: learning rates of parts that have one of their own, by names of `Task.trainable_parts`.
-        monitor: key of the metric whose best epoch the next stage starts from; None is the task's.
-    """
-
-    losses: tuple[str, ...]
-    train: str = "all"
-    lr: float = 1e-3
-    epochs: int = 10
-    schedule: Literal["constant", "one_cycle"] | StepDecay | WarmupCosine = "constant"
-    keep_batchnorm: bool = True
-    lr_of: dict[str, float] = field(default_factory=dict)
-    monitor: str | None = None
-
-
-def one_cycle(progress: float) -> float:
-    """Share of the peak learning rate: up from 1/25 in the first 20 % of the steps, down to 0, both cosine.
-
-    Smith and Topin, arXiv:1708.07120. A function of the progress alone, so that a resumed run follows the
-    schedule that it is given now.
-    """
-    progress = min(max(progress, 0.0), 1.0)
-    if progress < 0.2:
-        return 1 - 0.96 * (1 + math.cos(math.pi * progress / 0.2)) / 2
-    return (1 + math.cos(math.pi * (progress - 0.2) / 0.8)) / 2
 
 
 class Task(L.LightningModule, ABC):
@@ -190,6 +111,10 @@ class Task(L.LightningModule, ABC):
         """Predictions of a split in the official formats of benchmarks: file names and JSON-ready contents."""
         return {}
 
+    def diagnostics(self, step: Step) -> dict[str, Tensor]:
+        """More to log of a training step, before its gradients are computed; by name."""
+        return {}
+
     def prepare(self, batch: Any) -> Any:
         """Turn a batch as loaded into what `step` takes, e.g. frames into features; runs where gradients flow."""
         return batch
@@ -254,6 +179,10 @@ class Task(L.LightningModule, ABC):
         self.requires_grad_(False)
         for parameter in parts[self.stage.train]:
             parameter.requires_grad_(True)
+        for name, lr in self.stage.lr_of.items():
+            if lr == 0 and name in parts:
+                for parameter in parts[name]:
+                    parameter.requires_grad_(False)
         if self.training:
             self.train()
 
@@ -284,15 +213,22 @@ class Task(L.LightningModule, ABC):
         self.enter_stage(self.stage_index)
 
     def configure_optimizers(self) -> Any:
-        """Adam on the parameters of the current stage."""
+        """The optimiser of the current stage on its parameters."""
         stage = self.stage
         attached = self._trainer is not None  # a user's own loop has no trainer
         scaled = attached and "mixed" in str(self.trainer.precision)  # Lightning then clips no fused optimiser's
-        optimizer = torch.optim.Adam(
-            self._parameter_groups(),
-            lr=stage.lr,
-            fused=self.device.type in ("cpu", "cuda") and not scaled,
-        )
+        fused = self.device.type in ("cpu", "cuda") and not scaled
+        optimizer: torch.optim.Optimizer
+        if isinstance(stage.optimizer, SGD):
+            optimizer = torch.optim.SGD(
+                self._parameter_groups(),
+                lr=self.rates[0],
+                momentum=stage.optimizer.momentum,
+                weight_decay=stage.optimizer.weight_decay,
+                fused=fused,
+            )
+        else:
+            optimizer = torch.optim.Adam(self._parameter_groups(), lr=self.rates[0], fused=fused)
         if stage.schedule == "constant":
             return optimizer
         if isinstance(stage.schedule, StepDecay):
@@ -303,6 +239,8 @@ class Task(L.LightningModule, ABC):
         rule = stage.schedule
 
         def share(step: int) -> float:
+            if isinstance(rule, WarmupSteps):
+                return rule.share(step * stage.epochs / steps)
             return rule.share(step, steps) if isinstance(rule, WarmupCosine) else one_cycle(step / steps)
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
@@ -315,15 +253,22 @@ class Task(L.LightningModule, ABC):
             raise ValueError(f"lr_of names {sorted(unknown)}; choose from {sorted(parts)}")
         owner = {id(p): name for name in stage.lr_of for p in parts[name]}
         groups: dict[str | None, dict[str, Any]] = {None: {"params": []}}
-        groups |= {name: {"params": [], "lr": lr} for name, lr in stage.lr_of.items()}
+        groups |= {name: {"params": [], "lr": lr} for name, lr in zip(stage.lr_of, self.rates[1:], strict=True)}
         for parameter in self.parameters():
             if parameter.requires_grad:
                 groups[owner.get(id(parameter))]["params"].append(parameter)
         return list(groups.values())
 
+    @property
+    def rates(self) -> list[float]:
+        """Learning rates of the current stage: its own, then those of `lr_of`."""
+        several = self.stage.scale_lr and self._trainer is not None
+        factor = self.trainer.world_size if several else 1
+        return [lr * factor for lr in (self.stage.lr, *self.stage.lr_of.values())]
+
     def on_train_start(self) -> None:
         """On resume, optimiser and scheduler come from the checkpoint; the learning rate given now counts."""
-        rates = [self.stage.lr, *self.stage.lr_of.values()]
+        rates = self.rates
         for optimizer in self.trainer.optimizers:
             for group, lr in zip(optimizer.param_groups, rates, strict=True):
                 group.pop("initial_lr", None)
@@ -340,7 +285,8 @@ class Task(L.LightningModule, ABC):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """One optimiser step's loss."""
-        losses = self.step(self.prepare(batch), "train").losses
+        step = self.step(self.prepare(batch), "train")
+        losses = step.losses
         total = torch.stack([losses[name] for name in self.stage.losses]).sum()
         if not torch.isfinite(total):
             raise FloatingPointError(
@@ -349,6 +295,7 @@ class Task(L.LightningModule, ABC):
                 f"this batch: {getattr(batch, 'query_ids', None) or getattr(batch, 'video_ids', batch_idx)}"
             )
         values = {f"train/{name}": value.detach() for name, value in losses.items()}
+        values |= {f"train/{name}": value for name, value in self.diagnostics(step).items()}
         self.log_dict(values, batch_size=len(batch))
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
         return total

@@ -18,12 +18,13 @@ from ..zoo.batch import CaptionBatch
 from ..zoo.decoding import Sentences
 from ..zoo.text.lemmas import lemma
 from ..zoo.video.base import VideoEncoder, pool_cells
-from .base import Prediction, Stage, Task
+from .base import Prediction, Task
 from .metrics.caption_scorers import Score
 from .metrics.captions import CaptionScores
 from .metrics.dense_captions import DenseCaptionScores
 from .metrics.entity_grounding import EntityGrounding, official_submission
 from .metrics.records import Record
+from .schedules import Stage
 
 log = logging.getLogger(__name__)
 BOX_WIDTH = 720  # of a frame, in the coordinates of ActivityNet-Entities

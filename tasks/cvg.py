@@ -43,8 +43,9 @@ from ..zoo.decoding import Sentences, State, beam_search, generate
 from ..zoo.text.vocabulary import Vocabulary
 from ..zoo.video.base import VideoEncoder
 from ..zoo.word_grounding import CellRule, actions, entity_maps, kept_scores, rasterise, soft_grounding_loss
-from .base import Stage, Step, StepDecay
+from .base import Step
 from .captions import Answers, CaptionTask, places_of, scores_of
+from .schedules import Stage, StepDecay
 
 PAPER_STAGES = (Stage(losses=("caption", "grounding"), lr=5e-4, epochs=25, schedule=StepDecay(0.8, 3, 3)),)
 EVAL_LENGTH = 40  # words of given captions that are looked at in evaluation (GVD)

@@ -46,8 +46,9 @@ from ..zoo.temporal import tiou
 from ..zoo.text.base import TextEncoder, TextFeatures
 from ..zoo.video.base import VideoEncoder
 from ..zoo.video.clips import ClipPooling
-from .base import Stage, Step
+from .base import Step
 from .moments import Candidates, MomentTask
+from .schedules import Stage
 
 MAX_LOG_DISTANCE = 12.0  # exp(12) clips is longer than any video and far from overflow
 

@@ -17,10 +17,11 @@ from ..zoo.encoder import Encoder
 from ..zoo.heat_maps import mask_boxes, masks, peaks
 from ..zoo.text.base import TextFeatures
 from ..zoo.video.base import VideoEncoder, pool_cells
-from .base import Prediction, Stage, Task
+from .base import Prediction, Task
 from .metrics.spatial_grounding import SpatialGrounding, spatial_record
 from .metrics.spatio_temporal import SpatioTemporalGrounding, runs, untrimmed_record
 from .metrics.temporal_alignment import TemporalGrounding, align, temporal_record
+from .schedules import Stage
 
 ENCODED = 256  # passes of a frozen encoder at a time
 RASTER = 320  # longest side in pixels of the raster that boxes are drawn on

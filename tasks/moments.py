@@ -16,8 +16,9 @@ from ..zoo.temporal import nms
 from ..zoo.text.base import TextEncoder
 from ..zoo.video.base import VideoEncoder
 from ..zoo.video.clips import ClipPooling
-from .base import Prediction, Stage, Task
+from .base import Prediction, Task
 from .metrics.grounding import MomentRecall
+from .schedules import Stage
 
 
 class Candidates(NamedTuple):

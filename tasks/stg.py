@@ -57,8 +57,9 @@ from ..zoo.pair_attention import PairAttention, full_precision
 from ..zoo.text.base import TextEncoder, TextFeatures
 from ..zoo.transport import frame_scores, mean_scores, random_frames, spread_frames, top_frames
 from ..zoo.video.base import VideoEncoder
-from .base import Stage, Step, WarmupCosine
+from .base import Step
 from .localizing import LocalizationTask, Located
+from .schedules import Stage, WarmupCosine
 
 PAPER_STAGES = (Stage(losses=("global", "local"), lr=1e-4, epochs=10, schedule=WarmupCosine(5000)),)
 PAIRS = 64  # windows and texts whose attention is rolled out at a time

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from groundzoo.tasks.base import Stage
 from groundzoo.tasks.drn import DRN, LossOptions, NetworkOptions
+from groundzoo.tasks.schedules import Stage
 from groundzoo.zoo.batch import GroundingBatch
 from groundzoo.zoo.text.word_lstm import WordLSTM
 from groundzoo.zoo.video.clips import ClipPooling

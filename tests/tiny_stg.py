@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from groundzoo.tasks.base import Stage
+from groundzoo.tasks.schedules import Stage
 from groundzoo.tasks.stg import STG, InferenceOptions, NetworkOptions, SelectionOptions
 from groundzoo.zoo.batch import MomentFeatures, NarrationBatch
 from groundzoo.zoo.text.mil_nce import MILNCEText

@@ -207,3 +207,70 @@ class ActionBatch:
 
     def __len__(self) -> int:
         return 1
+
+
+@dataclass
+class ClipBatch:
+    """Single clips of untrimmed video and what they show. B clips; N concepts.
+
+    Attributes:
+        clips: ``(B, L, 3, H, W)`` uint8, what the encoder sees in one pass, cropped; or, prepared, their features
+            ``(B, D)`` float.
+        context: ``(B, G)`` float, features of the whole videos, given once and for all (TSP's GVF).
+        actions: ``(B,)`` int64, class of the action; -1 in the background.
+        regions: ``(B,)`` int64, 0 = the clip lies in an action, 1 = in none.
+        concepts: ``(B, N)`` bool, concepts in the sentences about the clip.
+        described: ``(B,)`` bool, True = the video has sentences, so that absent concepts are known to be absent.
+        starts_s: ``(B,)`` float, start of the clips in seconds.
+        clip_ids: B identifiers ``<video>#<segment>/<k>``.
+        video_ids: B identifiers.
+        index: ``(B,)`` int64, position in the split; tells a repeated sample from a new one.
+    """
+
+    clips: Tensor
+    context: Tensor
+    actions: Tensor
+    regions: Tensor
+    concepts: Tensor
+    described: Tensor
+    starts_s: Tensor
+    clip_ids: list[str]
+    video_ids: list[str]
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.clip_ids)
+
+
+@dataclass
+class EventBatch:
+    """Whole videos and the events in them, in the order of their starts.
+
+    V videos of at most T clips, E events to tell and G annotated ones. Padding is at the end and zero.
+
+    Attributes:
+        clips: ``(V, T, D)`` float, features of clips that cut a video into equal parts.
+        clip_mask: ``(V, T)`` bool, True = there is such a clip.
+        durations_s: ``(V,)`` float, seconds.
+        events_s: ``(V, E, 2)`` float, seconds, start and end of the events to tell: annotated ones or proposals.
+        event_mask: ``(V, E)`` bool.
+        sentences: per video one list of words for every event; empty lists where they are unknown.
+        truth_s: ``(V, G, 2)`` float, start and end of all annotated events, for learning to propose them.
+        truth_mask: ``(V, G)`` bool.
+        video_ids: V identifiers.
+        index: ``(V,)`` int64, position in the split; tells a repeated sample from a new one.
+    """
+
+    clips: Tensor
+    clip_mask: Tensor
+    durations_s: Tensor
+    events_s: Tensor
+    event_mask: Tensor
+    sentences: list[list[list[str]]]
+    truth_s: Tensor
+    truth_mask: Tensor
+    video_ids: list[str]
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.video_ids)

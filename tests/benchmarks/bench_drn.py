@@ -30,10 +30,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
-from groundzoo.tasks.base import Stage
 from groundzoo.tasks.drn import DRN, PAPER_STAGES, RELEASED_LOSS, NetworkOptions
 from groundzoo.tasks.drn_released import load_released
 from groundzoo.tasks.moments import Moment, best_moments
+from groundzoo.tasks.schedules import Stage
 from groundzoo.zoo.batch import GroundingBatch
 from groundzoo.zoo.text.word_lstm import WordLSTM
 from groundzoo.zoo.video.precomputed import Precomputed

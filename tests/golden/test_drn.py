@@ -14,7 +14,6 @@ import torch
 from golden_files import golden_cases, golden_folder
 from torch import Tensor
 
-from groundzoo.tasks.base import Stage
 from groundzoo.tasks.drn import (
     DRN,
     PAPER_STAGES,
@@ -27,6 +26,7 @@ from groundzoo.tasks.drn import (
 )
 from groundzoo.tasks.drn_released import load_released, released_name
 from groundzoo.tasks.metrics.grounding import MomentRecall
+from groundzoo.tasks.schedules import Stage
 from groundzoo.zoo.losses import interval_iou_loss, sigmoid_focal_loss
 from groundzoo.zoo.temporal import nms, tiou
 from groundzoo.zoo.text.base import TextFeatures

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from tiny_captions import FRAMES, SENTENCES, SIDE, Cells, tiny_caption_batch, tiny_cvg
 from torch import Tensor
 
-from groundzoo.tasks.base import Stage, StepDecay
 from groundzoo.tasks.cvg import CVG, PAPER_STAGES, GroundingOptions, NetworkOptions
+from groundzoo.tasks.schedules import Stage, StepDecay
 from groundzoo.zoo.batch import CaptionBatch
 from groundzoo.zoo.text.vocabulary import END, UNKNOWN, Vocabulary
 from groundzoo.zoo.video.spec import FrameSpec

@@ -10,7 +10,6 @@ import torch
 from tiny_grounding import STAGES, chosen, random_batch, tiny_task
 from torch import Tensor, nn
 
-from groundzoo.tasks.base import Stage
 from groundzoo.tasks.drn import (
     DRN,
     PAPER_STAGES,
@@ -25,6 +24,7 @@ from groundzoo.tasks.drn import (
 )
 from groundzoo.tasks.drn_released import PREFIXES, UNUSED, load_released, released_name
 from groundzoo.tasks.moments import Candidates, best_moments
+from groundzoo.tasks.schedules import Stage
 from groundzoo.zoo.batch import GroundingBatch
 from groundzoo.zoo.text.base import TextFeatures
 

@@ -13,8 +13,8 @@ from lightning.pytorch.callbacks import Callback
 from tiny_grounding import tiny_task, write_charades
 
 from groundzoo.datamodules.charades_sta import CharadesSTA
-from groundzoo.tasks.base import Stage, WarmupCosine
 from groundzoo.tasks.drn import DRN, LossOptions
+from groundzoo.tasks.schedules import Stage, WarmupCosine
 from groundzoo.tasks.stages import StageSchedule
 
 STAGES = (

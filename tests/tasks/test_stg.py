@@ -10,8 +10,8 @@ import torch
 from tiny_stg import DIM, TEXTS, B, C, D, Ear, H, U, W, narration_batch, stg_task
 from torch import Tensor
 
-from groundzoo.tasks.base import Stage
 from groundzoo.tasks.localizing import Located, tubes
+from groundzoo.tasks.schedules import Stage
 from groundzoo.tasks.stg import (
     STG,
     InferenceOptions,

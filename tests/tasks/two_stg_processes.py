@@ -20,9 +20,9 @@ from tiny_stg import B, Ear, narration_batch, stg_task
 
 from groundzoo.datamodules.grounding_youtube import GroundingYouTube
 from groundzoo.datamodules.howto100m import HowTo100M
-from groundzoo.tasks.base import Stage
 from groundzoo.tasks.metrics.temporal_alignment import TemporalGrounding
 from groundzoo.tasks.run_folder import RunFolder
+from groundzoo.tasks.schedules import Stage
 from groundzoo.tasks.stages import StageSchedule
 from groundzoo.tasks.stg import STG, InferenceOptions, LossOptions, NetworkOptions, SelectionOptions
 from groundzoo.zoo.batch import MomentFeatures, NarrationBatch

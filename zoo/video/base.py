@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..encoder import Encoder
 from .spec import FrameSpec
@@ -54,6 +54,11 @@ class VideoEncoder(Encoder, ABC):
     def parts(self) -> Sequence[VideoEncoder]:
         """The encoders that look at video: this one, unless it is made of several."""
         return [self]
+
+    @property
+    def stem(self) -> nn.Module | None:
+        """The first layers, which some recipes train at another rate; None where nothing is singled out."""
+        return None
 
     @abstractmethod
     def encode(self, clips: Tensor) -> VideoFeatures:

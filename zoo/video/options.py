@@ -16,7 +16,12 @@ from .spec import FrameSpec
 
 
 def adapted(
-    spec: FrameSpec, stride: int | None = None, fps: float | None = None, size: int | None = None
+    spec: FrameSpec,
+    stride: int | None = None,
+    fps: float | None = None,
+    size: int | None = None,
+    window: int | None = None,
+    resize: tuple[int, int] | None = None,
 ) -> FrameSpec:
     """A published way to feed an encoder with some of it changed.
 
@@ -26,17 +31,21 @@ def adapted(
         fps: frames per second; None keeps it.
         size: side of the square that the encoder sees, in pixels; the size before the crop grows or shrinks
             with it. None keeps it.
+        window: frames per unit, of networks that take any number; None keeps it.
+        resize: (height, width) in pixels before the crop; None keeps what `size` makes of it.
 
     Raises:
         ValueError: the values contradict each other.
     """
-    changes: dict[str, Any] = {"stride": stride, "fps": fps}
+    changes: dict[str, Any] = {"stride": stride, "fps": fps, "window": window}
     if size is not None and spec.size is not None:
         changes["size"], scale = (size, size), size / min(spec.size)
         if isinstance(spec.resize, int):
             changes["resize"] = round(spec.resize * scale)
         elif spec.resize is not None:
             changes["resize"] = tuple(round(side * scale) for side in spec.resize)
+    if resize is not None:
+        changes["resize"] = tuple(resize)
     return dataclasses.replace(spec, **{k: v for k, v in changes.items() if v is not None})
 
 

@@ -168,6 +168,9 @@ class R2Plus1D(VideoEncoder):
         stride: frames between units; None takes the variant's.
         fps: frames per second to read; None takes the variant's.
         size: side of the square input in pixels, any from 16 up; None takes the variant's 112.
+        window: frames per unit, any number; None takes the variant's.
+        resize: (height, width) of frames before the crop to `size`; None takes the variant's, which squeezes wide
+            video and grows and shrinks with `size`.
         layers: blocks of the four stages; None takes the variant's.
         width: channels of the first stage; `dim` is eight times that.
         midplanes: see `R2Plus1DNetwork`; None takes the variant's.
@@ -196,6 +199,8 @@ class R2Plus1D(VideoEncoder):
         stride: int | None = None,
         fps: float | None = None,
         size: int | None = None,
+        window: int | None = None,
+        resize: tuple[int, int] | None = None,
         layers: Layers | None = None,
         width: int = 64,
         midplanes: Rule | None = None,
@@ -206,7 +211,7 @@ class R2Plus1D(VideoEncoder):
         channels_last: bool = True,
     ) -> None:
         super().__init__(trainable)
-        self.spec = adapted(published(variant, "R2Plus1D").spec, stride, fps, size)
+        self.spec = adapted(published(variant, "R2Plus1D").spec, stride, fps, size, window, resize)
         deep = variant.startswith("r2plus1d_34")
         with reproducible():
             self.network = R2Plus1DNetwork(
@@ -225,6 +230,11 @@ class R2Plus1D(VideoEncoder):
         rows, columns = (-(-side // 16) for side in self.spec.size)
         self.grid = (rows, columns, self.dim)
         self.freeze_unless_trainable()
+
+    @property
+    def stem(self) -> nn.Module:
+        """See `VideoEncoder.stem`."""
+        return self.network.stem
 
     def encode(self, clips: Tensor) -> VideoFeatures:
         """See `VideoEncoder.encode`; one unit per pass, all values >= 0."""

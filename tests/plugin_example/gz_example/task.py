@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import nn
 
-from groundzoo.tasks.base import Stage, Step
+from groundzoo.tasks.base import Step
 from groundzoo.tasks.moments import Candidates, MomentTask
+from groundzoo.tasks.schedules import Stage
 from groundzoo.zoo.batch import GroundingBatch
 from groundzoo.zoo.text.base import TextEncoder
 from groundzoo.zoo.video.base import VideoEncoder
