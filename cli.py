@@ -12,7 +12,7 @@ from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -30,8 +30,11 @@ TRAINING_VERBS = {
 }
 EXTRACT = "Turn videos into a feature store: any encoders, any number of devices, resumable."
 LIST = "List tasks, encoders, trackers, detectors, data modules and packaged configurations."
-PRESETS = "default, w1, captions, clips, narrations, narrations_enter or narrations_two"
-FORMATS = "whose annotation format is written; howto100m for narrations"
+PRESETS = "default, w1, captions, clips, narrations, narrations_enter, narrations_two, described or described_one"
+FORMATS = "whose annotation format is written; howto100m for narrations, activitynet for described events"
+CONCEPTS = "Choose the most frequent content words of captions: what clips are labelled with."
+TAGGER = "textblob's lexicon, or our own rules, which need no other package"
+STOP = "words to leave out: separated by commas, a text file, or none; unless given: be,have,do,not,n't"
 PROPAGATE = "Turn sparse boxes into boxes with scores in every frame: tracked, on any devices, resumable."
 
 
@@ -55,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
         else:
             config = _parser().parse_args(words)
             verbs = {"list": _list, "toyworld": _toyworld, "ground": _ground, "caption": _caption}
-            verbs |= {"localize": _localize}
+            verbs |= {"localize": _localize, "concepts": _concepts}
             verbs[config.subcommand](config[config.subcommand])
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         if os.environ.get("GROUNDZOO_DEBUG"):
@@ -113,6 +116,17 @@ def _parser() -> ArgumentParser:
     toyworld.add_argument("--workers", type=int | None, default=None, help="processes; all cores unless given")
     toyworld.add_argument("--world", type=dict[str, Any], default={}, help="settings of the world that differ")
     verbs.add_subcommand("toyworld", toyworld, help="Make a procedural world of acting shapes.")
+
+    concepts = ArgumentParser(description=CONCEPTS)
+    concepts.add_argument("captions", nargs="+", type=str, help="JSON files as those of ActivityNet Captions")
+    concepts.add_argument("--out", type=str, default="concepts.json", help="JSON file to write")
+    concepts.add_argument("--size", type=PositiveInt, default=1000, help="how many words")
+    concepts.add_argument("--tagger", type=Literal["pattern", "rules"], default="pattern", help=TAGGER)
+    concepts.add_argument("--stop", type=str | None, default=None, help=STOP)
+    kind = Literal["noun", "verb", "adjective", "adverb"]
+    concepts.add_argument("--kinds", nargs="+", type=kind, default=list(get_args(kind)), help="word classes")
+    concepts.add_argument("--lemmas", type=bool, default=False, help="take the forms of a word as one")
+    verbs.add_subcommand("concepts", concepts, help=CONCEPTS)
 
     ground = ArgumentParser(description="Find the moments of videos that sentences describe.")
     ground.add_argument("inputs", nargs="+", type=str, help="video files, then sentences")
@@ -203,6 +217,12 @@ def _toyworld(config: Namespace) -> None:
     print(generate(config.out, overrides=dict(config.world), **options))
 
 
+def _concepts(config: Namespace) -> None:
+    from .datamodules.concepts import account, count_concepts
+
+    print(f"{account(count_concepts(**config.as_dict()))}\n{config.out}")
+
+
 # ---- features -------------------------------------------------------------------------------------------
 
 
@@ -231,11 +251,14 @@ def _extract(words: list[str]) -> None:
     add_devices(parser)
     config = parser.parse_args(words)
     if config.check is not None:
-        return _check(Path(config.check), config.videos)
+        from .datamodules.store_check import report_problems
+
+        return report_problems(Path(config.check), config.videos)
     for name in ("video_encoder", "videos", "out"):
         if config[name] is None:
             raise ValueError(f"give --{name if name != 'video_encoder' else 'config with a video encoder'}")
     from .datamodules.extraction import Extraction
+    from .datamodules.store_check import report_stores
     from .datamodules.video_files import find_videos
 
     videos = find_videos(config.videos)
@@ -251,7 +274,7 @@ def _extract(words: list[str]) -> None:
     engine = predictor(config.trainer)
     engine.predict(extraction, return_predictions=False)
     if engine.is_global_zero:
-        _report(stores, len(videos))
+        report_stores(stores, len(videos))
 
 
 def _propagate(words: list[str]) -> None:
@@ -271,41 +294,6 @@ def _propagate(words: list[str]) -> None:
     recipe = {name: given[name] for name in ("tracker", "detector", "linker")}
     recipe["precision"] = str(config.trainer.precision)
     propagate(predictor(config.trainer), recipe, **made)
-
-
-def _report(stores: list[Path], wanted: int) -> None:
-    """How many videos are where, and which are not."""
-    from .datamodules.features import FeatureError, FeatureStore
-    from .datamodules.shards import quarantined
-
-    for store in stores:
-        failed = quarantined(store)
-        try:
-            count = len(FeatureStore(store).ids)
-        except FeatureError:
-            count = 0
-        print(f"{store}: {count} of {wanted} videos" + (f", {len(failed)} in quarantine:" if failed else ""))
-        for video, reason in sorted(failed.items()):
-            print(f"  {video}: {reason}")
-        if count == 0:
-            sys.exit(f"groundzoo extract: not one of {wanted} videos could be encoded (see above)")
-
-
-def _check(store: Path, videos: str | None) -> None:
-    """Print what is wrong with a store, or those of a `Combined`, and exit with 1 if anything is."""
-    from .datamodules.features import MANIFEST, FeatureStore
-    from .datamodules.store_check import check_store
-    from .datamodules.video_files import find_videos
-
-    wanted = find_videos(videos) if videos is not None else None
-    parts = [] if (store / MANIFEST).is_file() else [path.parent for path in sorted(store.glob(f"*/{MANIFEST}"))]
-    count = 0
-    for part in parts or [store]:
-        problems = check_store(part, wanted)
-        count += len(problems)
-        print("\n".join(problems or [f"{part}: {len(FeatureStore(part).ids)} videos, nothing wrong"]))
-    if count:
-        sys.exit(f"groundzoo extract: {count} problem(s) in {store}")
 
 
 # ---- from a user's own video ----------------------------------------------------------------------------

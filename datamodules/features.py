@@ -170,11 +170,26 @@ class FeatureStore:
         Raises:
             FeatureError: the file is missing, broken, empty, of a wrong shape or holds NaN; names it.
         """
+        return self._checked(video_id, flat=False)
+
+    def maximum(self, video_id: str) -> npt.NDArray[np.floating]:
+        """Largest value of every channel over time, ``(D,)``; where one such vector is stored, that itself.
+
+        Raises:
+            FeatureError: see `read`.
+        """
+        maximum: npt.NDArray[np.floating] = self._checked(video_id, flat=True).units.max(0)
+        return maximum
+
+    def _checked(self, video_id: str, flat: bool) -> StoredVideo:
+        """See `read`; `flat` also takes ``(D,)`` for a single unit."""
         source = str(self._files.get(video_id, f"{self.path}[{video_id}]"))
         try:
             stored = self._read(video_id)
         except Exception as error:
             raise FeatureError(f"features {source}: cannot be read ({type(error).__name__}: {error})") from error
+        if flat and stored.units.ndim == 1:
+            stored = stored._replace(units=stored.units[None])
         if stored.units.ndim != 2 or len(stored.units) == 0:
             raise FeatureError(f"features {source}: shape {stored.units.shape}, expected (n >= 1, D)")
         if stored.units.dtype.kind not in "fiu":

@@ -1,8 +1,9 @@
-"""Is a feature store complete and sound?"""
+"""Is a feature store complete and sound? And what a command prints of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from ..zoo.video.spec import FrameSpec
 from .features import MANIFEST, FeatureError, FeatureStore, read_manifest
 from .shards import quarantined, read_header, shard_files
+from .video_files import find_videos
 
 
 def check_store(store: Path, videos: Mapping[str, Path] | None = None) -> list[str]:
@@ -63,6 +65,39 @@ def check_store(store: Path, videos: Mapping[str, Path] | None = None) -> list[s
     problems += [f"{video}: in quarantine. {reason}" for video, reason in sorted(failed.items())]
     problems += [f"{video}: not there" for video in sorted((videos or {}).keys() - features.ids - failed.keys())]
     return problems
+
+
+def report_stores(stores: Sequence[Path], wanted: int) -> None:
+    """Print how many of the `wanted` videos each store has, and what is in quarantine; exit if one has none."""
+    for store in stores:
+        failed = quarantined(store)
+        try:
+            count = len(FeatureStore(store).ids)
+        except FeatureError:
+            count = 0
+        print(f"{store}: {count} of {wanted} videos" + (f", {len(failed)} in quarantine:" if failed else ""))
+        for video, reason in sorted(failed.items()):
+            print(f"  {video}: {reason}")
+        if count == 0:
+            sys.exit(f"groundzoo extract: not one of {wanted} videos could be encoded (see above)")
+
+
+def report_problems(store: Path, videos: str | None) -> None:
+    """Print what is wrong with a store, or those of a `Combined`, and exit with 1 if anything is.
+
+    Args:
+        store: the folder, or the one above those of a `Combined`.
+        videos: folder, list or csv of the videos that should be in it.
+    """
+    wanted = find_videos(videos) if videos is not None else None
+    parts = [] if (store / MANIFEST).is_file() else [path.parent for path in sorted(store.glob(f"*/{MANIFEST}"))]
+    count = 0
+    for part in parts or [store]:
+        problems = check_store(part, wanted)
+        count += len(problems)
+        print("\n".join(problems or [f"{part}: {len(FeatureStore(part).ids)} videos, nothing wrong"]))
+    if count:
+        sys.exit(f"groundzoo extract: {count} problem(s) in {store}")
 
 
 def _units(manifest: Mapping[str, Any], num_frames: int) -> int:

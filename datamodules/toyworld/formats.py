@@ -2,8 +2,8 @@
 
 A format is one function ``(root, splits) -> None`` and three table entries. ``splits`` maps the names in
 ``SPLITS`` to videos; a video's queries are written in their order and next to each other, so that the k-th line
-of a video is the query ``"{video}#{k}"``; the same holds for segments and narrations. The videos themselves lie in
-``root/videos/<id>.mp4``.
+of a video is the query ``"{video}#{k}"``; the same holds for segments, narrations and descriptions. The videos
+themselves lie in ``root/videos/<id>.mp4``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from .activitynet import write_activitynet
 from .files import Splits, write_text
 from .howto100m import write_howto100m
 from .scene import COLOURS, PRESETS, SHAPES, Segment, Video, WorldConfig
@@ -217,6 +218,8 @@ def content(config: WorldConfig) -> str:
     """What a world's videos are annotated with, in the words of ``CONTENT``."""
     if config.segments:
         return "captioned segments"
+    if config.described:
+        return "described events"
     return "narrated steps" if config.narrated else "queries"
 
 
@@ -227,6 +230,7 @@ FORMATS: dict[str, Callable[[Path, Splits], None]] = {
     "activitynet_entities": write_activitynet_entities,
     "msrvtt": write_msrvtt,
     "howto100m": write_howto100m,
+    "activitynet": write_activitynet,
 }
 
 CONTENT = {
@@ -236,6 +240,7 @@ CONTENT = {
     "activitynet_entities": "captioned segments",
     "msrvtt": "captioned segments",
     "howto100m": "narrated steps",
+    "activitynet": "described events",
 }
 """What each format is made of."""
 
@@ -246,5 +251,6 @@ SPLITS: dict[str, tuple[str, ...]] = {
     "activitynet_entities": ("train", "val", "test"),
     "msrvtt": ("train", "val", "test"),
     "howto100m": ("train", "val", "test"),
+    "activitynet": ("train", "val", "test"),
 }
 """The splits that each format knows, in the order in which videos are dealt to them."""

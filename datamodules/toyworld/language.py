@@ -1,4 +1,4 @@
-"""What is said of an event, so that the words must be read: 44 words, temporal ones among them."""
+"""What is said of an event, so that the words must be read: 44 words in queries, temporal ones among them."""
 
 from __future__ import annotations
 
@@ -24,6 +24,10 @@ PHRASES: dict[str, tuple[str, str]] = {
 # How a repeated event is told from its twin. Only the first way is always possible, so over a world the three
 # come out as about 11 : 9 : 5.
 WAYS = {"ordinal": 0.43, "relation": 0.35, "half": 0.22}
+
+SIZED = 0.6  # share of descriptions with a size word
+COUNTED = 0.5  # share of descriptions that say how many others are there
+NUMBERS = ("no", "one", "two", "three", "four", "five")
 
 
 def twin_of(events: Sequence[Event], k: int) -> int | None:
@@ -102,6 +106,26 @@ def tell(actors: Sequence[Actor], events: Sequence[Event], wording: int = 0) -> 
     return f"{text[0].upper()}{text[1:]}."
 
 
+def depict(actors: Sequence[Actor], event: Event, rng: np.random.Generator) -> str:
+    """A sentence about an event that says what an action class does not: "A big red circle spins alone.".
+
+    Args:
+        actors: of the video, three at most are counted in words.
+        event: of one of them.
+        rng: source of the style: article, size word, verb phrase, and whether the others are mentioned.
+
+    Returns:
+        The sentence, with a capital letter and a full stop.
+    """
+    who = actors[event.actor]
+    size = f"{who.size} " if rng.random() < SIZED else ""
+    verb = PHRASES[event.action][int(rng.integers(2))]
+    article = ("the", "a")[int(rng.integers(2))]
+    tail = f" {_company(actors, event.actor)}" if rng.random() < COUNTED else ""
+    text = f"{article} {size}{who.colour} {who.shape} {verb}{tail}."
+    return f"{text[0].upper()}{text[1:]}"
+
+
 def name_step(colour: str, shape: str, action: str) -> str:
     """The one phrase that stands for a step, as an action class does: "red circle moves to the left"."""
     return f"{colour} {shape} {PHRASES[action][0]}"
@@ -119,6 +143,16 @@ def describe(config: WorldConfig, actors: Sequence[Actor], actor: int, rng: np.r
     unique = sum(other.colour == who.colour for other in actors) == 1
     size = "" if unique and rng.random() < config.drop_size else f"{who.size} "
     return f"the {size}{who.colour} {who.shape}"
+
+
+def _company(actors: Sequence[Actor], actor: int) -> str:
+    """Who else is there, with the number of the others in words."""
+    others = [other for i, other in enumerate(actors) if i != actor]
+    if not others:
+        return "alone"
+    if len(others) == 1:
+        return f"beside one {others[0].colour} {others[0].shape}"
+    return f"beside {NUMBERS[len(others)]} other shapes"
 
 
 def _clause(config: WorldConfig, actors: Sequence[Actor], event: Event, rng: np.random.Generator) -> str:

@@ -70,7 +70,7 @@ class WorldConfig:
         actions: what actors do, a selection from ``ACTIONS``.
         segments: whether the video is captioned: every main event is a segment with its sentences, an event
             that accompanies it takes the same time, and there are no queries.
-        pause_s: least pause before, between and after segments, seconds.
+        pause_s: least pause before, between and after segments or described events, seconds.
         poor: share of its segment's frames in which an acting actor is poorly seen, see :class:`Spell`.
         poor_annotated: chance of an actor's one annotated frame to be a poor one.
         narrated: whether the video is narrated: its events are steps, one after another with pauses, narrations
@@ -84,6 +84,8 @@ class WorldConfig:
         drift_s: greatest shift of a narration from its steps, and greatest difference of their lengths, seconds.
         enter: whether an actor with steps is on stage only from shortly before each of them until shortly after;
             the others stay. For narrated videos.
+        described: whether each event is told by a sentence that says more than its action: events follow one
+            another with pauses in which nobody acts, and there are no queries.
     """
 
     width: int = 96
@@ -119,6 +121,7 @@ class WorldConfig:
     off_topic: float = 0.1
     drift_s: float = 2.0
     enter: bool = False
+    described: bool = False
 
     def __post_init__(self) -> None:
         if self.width % 2 or self.height % 2:
@@ -134,11 +137,12 @@ class WorldConfig:
                 raise ValueError(f"{name} is a share, 0 to 1, not {getattr(self, name)}")
         if self.actors[1] > len(COLOURS):
             raise ValueError(f"at most {len(COLOURS)} actors, one per colour, not {self.actors[1]}")
-        if self.segments:
+        if self.segments or self.described:
             least_s = self.events[0] * (self.length_s[0] + self.pause_s) + self.pause_s
             if self.pause_s < 0 or least_s > self.duration_s[0]:
+                parts = "segments" if self.segments else "events"
                 raise ValueError(
-                    f"{self.events[0]} segments of {self.length_s[0]} s, and pauses of {self.pause_s} s (0 or "
+                    f"{self.events[0]} {parts} of {self.length_s[0]} s, and pauses of {self.pause_s} s (0 or "
                     f"more), do not fit into {self.duration_s[0]} s"
                 )
         elif self.narrated:
@@ -156,6 +160,10 @@ class WorldConfig:
             raise ValueError("poor frames are those of captioned segments: set segments too, or poor to 0")
         if self.narrated and (self.segments or self.overlap):
             raise ValueError("a narrated video has steps one after another: set segments to false, overlap to 0")
+        if self.described and (self.segments or self.narrated or self.overlap):
+            raise ValueError(
+                "a described video has events one after another: set segments and narrated to false, overlap to 0"
+            )
         if self.enter and not self.narrated:
             raise ValueError("only the actors of narrated videos enter and leave: set narrated too, or not enter")
         if self.chatter == 1 or self.drift_s < 0:
@@ -205,6 +213,22 @@ NARRATIONS = WorldConfig(
     narrated=True,
 )
 
+DESCRIBED = WorldConfig(
+    # read at 4 frames per second, an even divisor, no action looks like rest
+    fps=8,
+    duration_s=(18.0, 26.0),
+    actors=(1, 3),
+    radius_px=(8.0, 13.0),
+    shared_colour=0.0,
+    events=(3, 4),
+    length_s=(2.5, 4.5),
+    reuse_actor=0.0,
+    reuse_action=0.0,
+    repeat=0.0,
+    pause_s=2.0,  # each is long enough for a clip of eight frames
+    described=True,
+)
+
 PRESETS: dict[str, WorldConfig] = {
     # moments from a twentieth to two thirds of the video: all scales of a temporal pyramid have work to do
     "default": WorldConfig(events=(2, 5), length_s=(2.0, 28.0), length_law="loguniform"),
@@ -220,6 +244,10 @@ PRESETS: dict[str, WorldConfig] = {
     "narrations_two": replace(NARRATIONS, narrated_steps=(2, 2)),
     # actors come and go with their steps
     "narrations_enter": replace(NARRATIONS, enter=True),
+    # events and rest, told with size, colour, shape and number
+    "described": DESCRIBED,
+    # the same, nobody else there
+    "described_one": replace(DESCRIBED, actors=(1, 1)),
 }
 
 
@@ -448,6 +476,7 @@ class Video:
         narrations: in the order of their starts, in narrated worlds.
         clicks: in the order of time, in narrated worlds: for every full second at which a step is going on and
             its actor is to be seen.
+        descriptions: one sentence per event, in the order of the events, in described worlds.
     """
 
     id: str
@@ -466,3 +495,4 @@ class Video:
     segments: tuple[Segment, ...] = ()
     narrations: tuple[Narration, ...] = ()
     clicks: tuple[Clicks, ...] = ()
+    descriptions: tuple[str, ...] = ()

@@ -45,6 +45,9 @@ def truth(video: Video) -> dict[str, Any]:
         ``narrations``: ``id`` = ``"{video}#{k}"``, ``start_s``, ``end_s``, ``text``, ``steps`` (indices of events)
         and ``off_topic`` (for each of them, whether something else is said in its place), and ``clicks``:
         ``second``, ``step`` (index of an event) and ``points``, the pixels of the frame where annotators clicked.
+
+        With descriptions there is ``described``: ``id`` = ``"{video}#{k}"``, ``start_s``, ``end_s``, ``sentence``
+        and ``event`` (index).
     """
     facts: dict[str, Any] = {
         "id": video.id,
@@ -85,6 +88,17 @@ def truth(video: Video) -> dict[str, Any]:
         facts["clicks"] = [
             {"second": clicks.second, "step": clicks.step, "points": _rounded(np.array(clicks.points), 2)}
             for clicks in video.clicks
+        ]
+    if video.descriptions:
+        facts["described"] = [
+            {
+                "id": f"{video.id}#{k}",
+                "start_s": round(video.events[k].start_s, 4),
+                "end_s": round(video.events[k].end_s, 4),
+                "sentence": sentence,
+                "event": k,
+            }
+            for k, sentence in enumerate(video.descriptions)
         ]
     return facts
 

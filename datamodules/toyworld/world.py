@@ -6,13 +6,15 @@ the same actor does other things, others do the same thing, and in half of the v
 thing twice, so that only "again", "before ...", "early in the video" decide.
 
 In a captioned world nothing is asked; instead segments of the video are told, see :mod:`.segments`; in a narrated
-world the events are steps that someone talks about, see :mod:`.narration`.
+world the events are steps that someone talks about, see :mod:`.narration`; in a described world each event has a
+sentence that says more than its action.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,22 +59,24 @@ def script_video(config: WorldConfig, seed: int, index: int) -> Video:
     Returns:
         The video. Options such as cuts or patches do not change its actors and events.
     """
-    streams = np.random.SeedSequence([seed, index]).spawn(10)  # a new one goes last: the others stay what they are
-    cast, plot, body, words, backdrop, hiding, spoiling, marking, telling, clicking = map(
+    streams = np.random.SeedSequence([seed, index]).spawn(11)  # a new one goes last: the others stay what they are
+    cast, plot, body, words, backdrop, hiding, spoiling, marking, telling, clicking, describing = map(
         np.random.default_rng, streams
     )
     num_frames = round(cast.uniform(*config.duration_s) * config.fps)
     actors = _draw_actors(config, cast)
     homes = _draw_homes(config, actors, cast)
     draw_windows = _draw_windows
-    if config.segments or config.narrated:
-        draw_windows = segments.draw_windows if config.segments else narration.draw_windows
+    if config.segments or config.described:
+        draw_windows = segments.draw_windows
+    elif config.narrated:
+        draw_windows = narration.draw_windows
     windows = draw_windows(config, num_frames, plot)
     events = _draw_events(config, actors, homes, windows, plot)
     tracks = motion.tracks(config, actors, homes, events, num_frames, body)
     if config.enter:
         motion.enter(tracks, events, config.fps)
-    asked = not (config.segments or config.narrated)
+    asked = not (config.segments or config.narrated or config.described)
     video = Video(
         id=video_id(index),
         width=config.width,
@@ -89,6 +93,8 @@ def script_video(config: WorldConfig, seed: int, index: int) -> Video:
     )
     if config.segments:
         return segments.caption(config, video, spoiling, marking)
+    if config.described:
+        return replace(video, descriptions=tuple(language.depict(actors, event, describing) for event in events))
     return narration.narrate(config, video, telling, clicking) if config.narrated else video
 
 
@@ -156,7 +162,7 @@ def _draw_events(
     events: dict[int, Event] = {}  # by window; one without a fitting event would stay empty
     places = list(homes)
     free_from = [0] * len(actors)  # frame since which each actor is at rest
-    told = config.segments or config.narrated
+    told = config.segments or config.narrated or config.described
     repeated = _draw_repeat([k for k, window in enumerate(windows) if not window[2]], config.repeat, rng)
     for k, (start, end, _) in enumerate(windows):
         idle = [i for i in range(len(actors)) if free_from[i] <= start]
@@ -176,6 +182,8 @@ def _draw_events(
                 spare = motion.absence((free_from[who], start), config.fps)
             route = motion.find_route(config, actors[who], places[who], action, spare, end - start, rng)
             if route is None or (told and _buries(actors, places, who, route.to_xy)):
+                continue
+            if config.described and route.dash is not None:  # a rest is a rest
                 continue
             turn = 1 if rng.random() < 0.5 else -1
             times = (start / config.fps, end / config.fps)

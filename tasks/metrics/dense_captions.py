@@ -40,6 +40,7 @@ class DenseCaptionScores(CaptionMetric):
             than it.
         scores: see `CaptionMetric`.
         tokenizer: see `CaptionMetric`.
+        prefix: of the names of values.
 
     Returns (compute):
         ``dense@0.5/CIDEr`` per score and overlap, ``dense/CIDEr`` the mean over the overlaps,
@@ -55,10 +56,11 @@ class DenseCaptionScores(CaptionMetric):
         tious: Sequence[float] = (0.3, 0.5, 0.7, 0.9),
         scores: Sequence[Score] = ("CIDEr", "BLEU"),
         tokenizer: Tokenizer = "simple",
+        prefix: str = "dense",
         **kwargs: Any,
     ) -> None:
         super().__init__(scores, tokenizer, **kwargs)
-        self.tious = tuple(tious)
+        self.tious, self.prefix = tuple(tious), prefix
         self.references = [
             {
                 video: (_segments(entry["timestamps"]), _ascii_all(entry["sentences"]))
@@ -103,9 +105,11 @@ class DenseCaptionScores(CaptionMetric):
             name: [100 * sum(row[k] for row in rows) / len(self.videos) for k in range(len(self.tious))]
             for name, rows in shares.items()
         }
-        result = {f"dense/{name}": sum(row) / len(row) for name, row in values.items()}
+        result = {f"{self.prefix}/{name}": sum(row) / len(row) for name, row in values.items()}
         for name, row in values.items():
-            result |= {f"dense@{tiou:g}/{name}": value for tiou, value in zip(self.tious, row, strict=True)}
+            result |= {
+                f"{self.prefix}@{tiou:g}/{name}": value for tiou, value in zip(self.tious, row, strict=True)
+            }
         return result
 
     def _predictions(self, records: list[Record]) -> dict[str, tuple[NDArray[np.float64], list[str]]]:
