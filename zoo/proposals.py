@@ -110,7 +110,7 @@ class MaskedConv(nn.Module):
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """`x` must be zero where `mask`, ``(V, T)``, is False."""
         hidden = self.norm(self.convolution(x.transpose(1, 2)).transpose(1, 2))
-        return F.relu(hidden)
+        return F.relu(hidden) * mask[..., None]
 
 
 def halve(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,8 @@ log = logging.getLogger(__name__)
 RANDOM = "random"
 CHECKPOINT = "checkpoint"
 WRAPPERS = ("state_dict", "model_state_dict", "model")  # keys under which training code stores the weights
-PREFIXES = ("module.", "backbone.", "features.")  # added by DDP, mmaction and TSP
+PREFIXES = ("module.", "backbone.", "features.", "network.")  # added by DDP, mmaction, TSP and our encoders
+OWN = "video_encoder."  # of our checkpoints, the part that can be handed on
 
 
 @contextmanager
@@ -32,7 +33,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a weight file, unwrapped from what training code puts around them.
 
     Args:
-        path: ``.safetensors``, or a file of ``torch.save``, of which nothing is executed.
+        path: ``.safetensors``, or a file of ``torch.save``, of which nothing is executed. A checkpoint of ours
+            gives the video encoder that was trained with its task.
 
     Raises:
         FileNotFoundError: no such file.
@@ -57,9 +59,14 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             f"weights {path} cannot be read ({f'the file asks to run {refused[1]}' if refused else error}); "
             "nothing in a weight file is executed: save its state dict alone with torch.save, or as safetensors"
         ) from error
+    ours = isinstance(loaded, Mapping) and "groundzoo" in loaded
     while isinstance(loaded, Mapping) and (inner := next((k for k in WRAPPERS if _is_dict(loaded.get(k))), None)):
         loaded = loaded[inner]
     tensors = {k: v for k, v in loaded.items() if isinstance(v, Tensor)} if isinstance(loaded, Mapping) else {}
+    if ours:
+        tensors = {k.removeprefix(OWN): v for k, v in tensors.items() if k.startswith(OWN)}
+        if not tensors:
+            raise ValueError(f"weights {path} are a checkpoint of ours without a video encoder that has weights")
     if not tensors:
         raise ValueError(f"weights {path} hold no named tensors but a {type(loaded).__name__}")
     return tensors

@@ -34,6 +34,7 @@ def network(options: ProposalOptions = SMALL, sharp: bool = True) -> ProposalNet
     if sharp:
         for head in (net.eventness, net.interval):
             torch.nn.init.normal_(head.weight, std=0.2)
+            torch.nn.init.zeros_(head.bias)
     return net
 
 
@@ -84,6 +85,7 @@ def test_an_event_lives_on_the_level_of_its_length() -> None:
     per_level = assigned([(4.0, 14.0)], level_overlap=0.0)  # 10 clips: 2.5 strides of 4
     assert per_level[2] == [[6, 4, 14], [10, 4, 14]]
     assert not any(per_level[:2] + per_level[3:])
+    assert list(map(bool, assigned([(4.0, 8.5)], level_overlap=0.0))) == [False, True, False, False]
     wider = assigned([(4.0, 14.0)], level_overlap=0.5)  # 1.25 strides of 8 are too few, 5 of 2 are within half
     assert wider[1:] == [[[7, 4, 14], [9, 4, 14], [11, 4, 14]], per_level[2], []]
 
@@ -155,6 +157,7 @@ def test_loss_of_a_batch_is_that_of_its_videos() -> None:
     net, clips = network(), (13, 7, 20)
     mask, durations = lengths(*clips), torch.tensor([30.0, 9.0, 41.0])
     truth, truth_mask = truth_of([(1.0, 6.0), (3.0, 4.5)], [], [(0.0, 41.0), (2.0, 20.0), (30.0, 35.0)])
+    dirty = torch.where(truth_mask[..., None], truth, torch.tensor([2.0, 3.0]))
 
     def losses(rows: slice, to: int) -> dict[str, Tensor]:
         seen = features(mask)[rows, :to], mask[rows, :to]
@@ -164,6 +167,8 @@ def test_loss_of_a_batch_is_that_of_its_videos() -> None:
     assert set(whole) == {"eventness", "distance", "quality", "count"}
     for name, value in whole.items():
         torch.testing.assert_close(value, torch.stack([part[name] for part in alone]).sum(), rtol=1e-4, atol=1e-5)
+    for name, value in net.loss(net(features(mask), mask), dirty, truth_mask, durations, torch.ones_like).items():
+        torch.testing.assert_close(value, whole[name])  # what the mask hides is not read
     mean = net.loss(net(features(mask), mask), truth, truth_mask, durations)
     torch.testing.assert_close(mean["count"], whole["count"] / 2)
 
@@ -214,16 +219,24 @@ def test_bf16_stays_close() -> None:
     exact = net(features(mask), mask)
     with torch.autocast("cpu", torch.bfloat16):
         rough = net(features(mask), mask)
-    assert rough.distances.dtype == torch.float32
+    in_strides = rough.distances / rough.strides[:, None]
+    for value in (in_strides, in_strides.log()):  # neither the distances nor what they are made of are bf16
+        assert (value.bfloat16().float() - value).abs().max() > 1e-3
     torch.testing.assert_close(rough.distances[rough.mask], exact.distances[exact.mask], rtol=0.1, atol=0.05)
 
 
 # ---- proposing ------------------------------------------------------------------------------------------
 
 
+def ramps(mask: Tensor) -> Tensor:
+    """Features that depend on the clip alone, so that a video is the same in any batch."""
+    g = torch.Generator().manual_seed(1)
+    return torch.randn(64, DIM, generator=g)[: mask.shape[1]] * mask[..., None]
+
+
 def proposing(clips: tuple[int, ...], durations: Tensor, counts: list[int]) -> EventProposals:
     net, mask = network(), lengths(*clips)
-    output = net(features(mask), mask)
+    output = net(ramps(mask), mask)
     logits = torch.nn.functional.one_hot(torch.tensor(counts) - 1, SMALL.max_events).float()
     return net.propose(output._replace(count_logits=logits), durations)
 
@@ -252,6 +265,31 @@ def test_scores_belong_to_their_events_and_the_best_stay() -> None:
     kept = [table[tuple(e)] for e in few.events_s[0, :2].tolist()]
     assert few.scores[0, :2].tolist() == kept
     assert sorted(kept, reverse=True) == sorted(table.values(), reverse=True)[:2]
+
+
+def test_neither_padding_nor_the_rest_of_the_batch_is_proposed() -> None:
+    durations = torch.tensor([60.0, 6.0, 25.0])
+    together = proposing((40, 3, 17), durations, [10, 10, 10])
+    for row, clips in enumerate((40, 3, 17)):
+        alone = proposing((clips,), durations[row : row + 1], [10])
+        for ours, theirs in zip(together, alone, strict=True):
+            torch.testing.assert_close(ours[row : row + 1], theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_the_score_is_eventness_times_quality() -> None:
+    net, mask = network(), lengths(2)
+    output = net(features(mask), mask)
+    inside = output.strides == 1
+    middle = torch.full_like(output.logits, -30.0)
+    output = output._replace(
+        logits=torch.where(inside, torch.tensor([2.0, 1.0]).repeat(len(inside))[: len(inside)], middle),
+        quality_logits=torch.tensor([-1.0, 1.0]).repeat(len(inside))[: len(inside)][None],
+        distances=torch.full_like(output.distances, 0.5),
+        count_logits=torch.nn.functional.one_hot(torch.tensor([0]), 10).float(),
+    )
+    found = net.propose(output, torch.tensor([8.0]))
+    assert found.events_s[0, 0].tolist() == [4, 8]
+    torch.testing.assert_close(found.scores[0, 0], torch.tensor(1.0).sigmoid())
 
 
 def test_seconds_scale_with_the_duration() -> None:
