@@ -7,35 +7,25 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
+from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
-from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
+from jsonargparse import Namespace
 
 from . import __version__
+from .tasks.verbs import EXTRACT, PROPAGATE, TRAINING_VERBS, make_parser
 
 if TYPE_CHECKING:
+    from .datamodules.proposal_files import Proposals
     from .tasks.base import Task
+    from .tasks.describing import Describer
 
-TRAINING_VERBS = {
-    "fit": "Train a task; the run's folder gets checkpoints, metrics and logs.",
-    "validate": "Evaluate on the validation split.",
-    "test": "Evaluate on the test split and write predictions.",
-    "predict": "Write predictions.",
-}
-EXTRACT = "Turn videos into a feature store: any encoders, any number of devices, resumable."
-LIST = "List tasks, encoders, trackers, detectors, data modules and packaged configurations."
-PRESETS = "default, w1, captions, clips, narrations, narrations_enter, narrations_two, described or described_one"
-FORMATS = "whose annotation format is written; howto100m for narrations, activitynet for described events"
-CONCEPTS = "Choose the most frequent content words of captions: what clips are labelled with."
-TAGGER = "textblob's lexicon, or our own rules, which need no other package"
-STOP = "words to leave out: separated by commas, a text file, or none; unless given: be,have,do,not,n't"
-PROPAGATE = "Turn sparse boxes into boxes with scores in every frame: tracked, on any devices, resumable."
+SUBMISSION = "submission"  # of `describe`; no video's answer is called so
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -46,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     """
     words = sys.argv[1:] if argv is None else argv
     if not words:
-        _parser().print_help()
+        make_parser(__version__).print_help()
         return
     try:
         if words[0] in TRAINING_VERBS:
@@ -56,9 +46,9 @@ def main(argv: list[str] | None = None) -> None:
         elif words[:2] == ["annotate", "propagate"]:
             _propagate(words[2:])
         else:
-            config = _parser().parse_args(words)
+            config = make_parser(__version__).parse_args(words)
             verbs = {"list": _list, "toyworld": _toyworld, "ground": _ground, "caption": _caption}
-            verbs |= {"localize": _localize, "concepts": _concepts}
+            verbs |= {"localize": _localize, "describe": _describe, "concepts": _concepts}
             verbs[config.subcommand](config[config.subcommand])
     except (ValueError, OSError, RuntimeError, FloatingPointError) as error:
         if os.environ.get("GROUNDZOO_DEBUG"):
@@ -82,84 +72,6 @@ def _train(argv: list[str] | None) -> None:
     from .tasks.launch import GroundZooCLI
 
     GroundZooCLI(argv)
-
-
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="groundzoo",
-        description="Find what, when and where in video from language.",
-        version=__version__,
-        epilog="`groundzoo fit --help` and the like list the arguments of a verb.",
-    )
-    verbs = parser.add_subcommands(required=True, dest="subcommand", metavar="VERB")
-    for verb, text in TRAINING_VERBS.items():  # listed here, run by Lightning's command line
-        verbs.add_subcommand(verb, ArgumentParser(description=text), help=text)
-
-    verbs.add_subcommand("extract", ArgumentParser(description=EXTRACT), help=EXTRACT)
-
-    ways = ArgumentParser(description="Make annotations that training needs, once and ahead of it.")
-    verbs.add_subcommand("annotate", ways, help="Make annotations that training needs, once and ahead of it.")
-    kinds = ways.add_subcommands(required=True, dest="way", metavar="WAY")
-    kinds.add_subcommand("propagate", ArgumentParser(description=PROPAGATE), help=PROPAGATE)
-
-    listing = ArgumentParser(description=LIST)
-    listing.add_argument("what", nargs="?", default="all", type=str, help="a part of a section's name, e.g. tasks")
-    verbs.add_subcommand("list", listing, help=LIST)
-
-    toyworld = ArgumentParser(description="Make a procedural world of acting shapes: videos and annotations.")
-    toyworld.add_argument("out", type=str, help="folder to make")
-    toyworld.add_argument("--videos", type=int, default=1300, help="how many")
-    toyworld.add_argument("--seed", type=int, default=0, help="another seed, another world")
-    toyworld.add_argument("--preset", type=str, default="default", help=PRESETS)
-    toyworld.add_argument("--format", type=str, default="charades_sta", help=FORMATS)
-    toyworld.add_argument("--test_fraction", type=float, default=0.15, help="share of videos held out")
-    toyworld.add_argument("--workers", type=int | None, default=None, help="processes; all cores unless given")
-    toyworld.add_argument("--world", type=dict[str, Any], default={}, help="settings of the world that differ")
-    verbs.add_subcommand("toyworld", toyworld, help="Make a procedural world of acting shapes.")
-
-    concepts = ArgumentParser(description=CONCEPTS)
-    concepts.add_argument("captions", nargs="+", type=str, help="JSON files as those of ActivityNet Captions")
-    concepts.add_argument("--out", type=str, default="concepts.json", help="JSON file to write")
-    concepts.add_argument("--size", type=PositiveInt, default=1000, help="how many words")
-    concepts.add_argument("--tagger", type=Literal["pattern", "rules"], default="pattern", help=TAGGER)
-    concepts.add_argument("--stop", type=str | None, default=None, help=STOP)
-    kind = Literal["noun", "verb", "adjective", "adverb"]
-    concepts.add_argument("--kinds", nargs="+", type=kind, default=list(get_args(kind)), help="word classes")
-    concepts.add_argument("--lemmas", type=bool, default=False, help="take the forms of a word as one")
-    verbs.add_subcommand("concepts", concepts, help=CONCEPTS)
-
-    ground = ArgumentParser(description="Find the moments of videos that sentences describe.")
-    ground.add_argument("inputs", nargs="+", type=str, help="video files, then sentences")
-    ground.add_argument("--top_k", type=int, default=5, help="answers per sentence")
-    _add_answering(ground, "grounded", "the moments marked")
-    verbs.add_subcommand("ground", ground, help="Find the moments of videos that sentences describe.")
-
-    caption = ArgumentParser(description="Describe videos in a sentence whose words point at what they mean.")
-    caption.add_argument("videos", nargs="+", type=str, help="video files")
-    caption.add_argument("--beam_size", type=PositiveInt, default=1, help="sentences kept while searching")
-    caption.add_argument("--start", type=NonNegativeFloat | None, default=None, help="describe from here, s")
-    caption.add_argument("--end", type=NonNegativeFloat | None, default=None, help="describe until here, s")
-    _add_answering(caption, "captioned", "boxes and words lit")
-    verbs.add_subcommand("caption", caption, help="Describe videos in a sentence that points at what it means.")
-
-    localize = ArgumentParser(description="Find when and where actions happen in videos.")
-    localize.add_argument("videos", nargs="+", type=str, help="video files")
-    localize.add_argument("--actions", nargs="+", type=str, required=True, help="what to look for, each in quotes")
-    localize.add_argument(
-        "--threshold", type=float | None, default=None, help="least cosine; None: the task's own"
-    )
-    localize.add_argument("--fps", type=PositiveFloat, default=1.0, help="moments per second that are looked at")
-    _add_answering(localize, "localized", "heat maps and actions")
-    verbs.add_subcommand("localize", localize, help="Find when and where actions happen in videos.")
-    return parser
-
-
-def _add_answering(parser: ArgumentParser, out: str, marks: str) -> None:
-    """Options of all verbs that let a trained task answer."""
-    parser.add_argument("--ckpt", type=str, required=True, help="checkpoint of a run; it knows all else")
-    parser.add_argument("--out", type=str, default=out, help="folder for JSON, pictures and marked videos")
-    parser.add_argument("--device", type=str, default="cpu", help="cpu, cuda, cuda:1 ...")
-    parser.add_argument("--mark", type=bool, default=True, help=f"also write an mp4 with {marks}")
 
 
 def _log_plainly() -> None:
@@ -299,15 +211,23 @@ def _propagate(words: list[str]) -> None:
 # ---- from a user's own video ----------------------------------------------------------------------------
 
 
-def load_task(checkpoint: str | Path, device: str = "cpu") -> Task:
+def load_task(
+    checkpoint: str | Path, device: str = "cpu", encoder: str | Path | Sequence[str | Path] | None = None
+) -> Task:
     """See `groundzoo.load`."""
     import_everything()
     from .datamodules.collecting import encode_video
     from .datamodules.samples import iter_moments, read_samples
     from .datamodules.windows import read_windows
     from .tasks.launch import rebuild
+    from .tasks.real_encoders import replace_stored
 
     task = rebuild(Path(checkpoint), device)
+    if encoder is not None:
+        try:
+            replace_stored(task, [encoder] if isinstance(encoder, str | Path) else encoder)
+        except ValueError as error:
+            raise ValueError(f"{checkpoint}: {error}") from error
     task.video_reader, task.window_reader, task.sample_reader = encode_video, read_windows, read_samples
     task.moment_reader = iter_moments
     return task
@@ -355,6 +275,28 @@ def _localize(config: Namespace) -> None:
     _ask("localize", "does not find actions in videos", videos, config, one, "json,npz,png")
 
 
+def _describe(config: Namespace) -> None:
+    from .datamodules.proposal_files import read_proposals
+    from .tasks.describing import Describer
+    from .tasks.ensemble import read_rule
+    from .tasks.metrics.dense_captions import submission
+
+    if len(config.ckpt) > 1 and not (config.concepts and config.captions):
+        raise ValueError("several models need --concepts and --captions, by which a sentence is chosen per event")
+    rule = read_rule(Path(config.concepts), Path(config.captions)) if len(config.ckpt) > 1 else None
+    given = None if config.proposals is None else read_proposals(config.proposals)
+    lacks, options = "does not describe the events of videos", (config.device, config.encoder)
+    models = {checkpoint: _opened("describe", lacks, checkpoint, *options) for checkpoint in config.ckpt}
+    describer, records = Describer(models, rule, given is None), list[dict[str, Any]]()
+    one = partial(_describe_one, given=given, records=records)
+    try:
+        _answer("describe", describer, [Path(v) for v in config.videos], config, one, "json,png,srt,vtt")
+    finally:  # also of what came before a failure
+        if records:
+            _write_json(Path(config.out) / SUBMISSION, submission(records))
+            print(Path(config.out) / f"{SUBMISSION}.json")
+
+
 def _ask(
     verb: str, lacks: str, videos: list[Path], config: Namespace, one: Callable[..., None], kinds: str = "json,png"
 ) -> None:
@@ -362,12 +304,22 @@ def _ask(
 
     `lacks` says what a task without the verb does not do; `one` writes files of these `kinds`, and an mp4.
     """
-    done = verb.removesuffix("e") + "ed"
+    _answer(verb, _opened(verb, lacks, config.ckpt, config.device), videos, config, one, kinds)
+
+
+def _opened(verb: str, lacks: str, checkpoint: str, *options: Any) -> Any:
+    """The task of a checkpoint, which has the verb."""
     warnings.formatwarning = lambda message, *_: f"{message}\n"  # what users see is the sentence alone
-    task: Any = load_task(config.ckpt, config.device)
+    task = load_task(checkpoint, *options)
     if not hasattr(task, verb):
-        raise ValueError(f"{type(task).__name__} ({config.ckpt}) {lacks}")
-    failed = 0
+        raise ValueError(f"{type(task).__name__} ({checkpoint}) {lacks}")
+    return task
+
+
+def _answer(
+    verb: str, task: Any, videos: list[Path], config: Namespace, one: Callable[..., None], kinds: str
+) -> None:
+    done, failed = verb.removesuffix("e") + "ed", 0
     for video, target in zip(videos, _targets(videos, Path(config.out)), strict=True):
         try:
             one(task, video, target, config)
@@ -381,15 +333,32 @@ def _ask(
 
 def _targets(videos: list[Path], out: Path) -> list[Path]:
     """Where the answers on each video go, without suffix; equal names are numbered."""
-    seen: dict[str, int] = {}
-    targets = []
+    targets: list[Path] = []
     for video in videos:
-        seen[video.stem] = number = seen.get(video.stem, 0) + 1
-        targets.append(out / (video.stem if number == 1 else f"{video.stem}-{number}"))
+        names = chain([video.stem], (f"{video.stem}-{number}" for number in count(2)))
+        free = (name for name in names if out / name not in targets and name != SUBMISSION)
+        targets.append(out / next(free))
     return targets
 
 
+# ---- what is printed and written of the answers on one video: `target` is a path without suffix -----------
+
+
+def _write_json(target: Path, record: Mapping[str, Any]) -> None:
+    """Write the JSON file of a target, atomically; its folder is made where absent."""
+    from .tasks.run_folder import write_atomically
+
+    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
+    write_atomically(_beside(target, ".json"), text)
+
+
+def _beside(target: Path, suffix: str) -> Path:
+    """The target with a suffix; names may have dots."""
+    return target.with_name(target.name + suffix)
+
+
 def _ground_one(task: Any, video: Path, target: Path, config: Namespace, queries: list[str]) -> None:
+    """Moments of each sentence."""
     from rich.console import Console
 
     from .datamodules.marking import mark_moments, thumbnails
@@ -407,22 +376,16 @@ def _ground_one(task: Any, video: Path, target: Path, config: Namespace, queries
     record = {"video": str(video), "duration_s": info.duration_s, "checkpoint": config.ckpt, "answers": found}
     _write_json(target, record)
     rows = [(q, [tuple(m) for m in moments], None) for q, moments in zip(queries, answers, strict=True)]
-    save(timeline(info.duration_s, rows, thumbnails(video, 10)), target.with_name(target.name + ".png"))
+    save(timeline(info.duration_s, rows, thumbnails(video, 10)), _beside(target, ".png"))
     if config.mark:
         best = [
             (m[0].start_s, m[0].end_s, f"{m[0].score:.2f} {q}") for q, m in zip(queries, answers, strict=True) if m
         ]
-        mark_moments(video, target.with_name(target.name + ".mp4"), best)
-
-
-def _write_json(target: Path, record: dict[str, Any]) -> None:
-    from .tasks.run_folder import write_atomically
-
-    text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-    write_atomically(target.with_name(target.name + ".json"), text)
+        mark_moments(video, _beside(target, ".mp4"), best)
 
 
 def _caption_one(task: Any, video: Path, target: Path, config: Namespace) -> None:
+    """A sentence whose words point at the video."""
     from rich.console import Console
 
     from .datamodules.marking import mark_words
@@ -446,13 +409,14 @@ def _caption_one(task: Any, video: Path, target: Path, config: Namespace) -> Non
     times_s = [answer.times_s[number] for number in shown_frames(len(answer.times_s))]
     frames = read_frames(video, times_s, (CELL, max(1, round(CELL * info.width / info.height))))
     picture = strip(answer, colours, frames.permute(0, 2, 3, 1).numpy())
-    save_picture(picture, target.with_name(target.name + ".png"))
+    save_picture(picture, _beside(target, ".png"))
     if config.mark:
         painter = partial(LitWords, answer, colours)
-        mark_words(video, target.with_name(target.name + ".mp4"), painter, config.start or 0.0, end_s)
+        mark_words(video, _beside(target, ".mp4"), painter, config.start or 0.0, end_s)
 
 
 def _localize_one(task: Any, video: Path, target: Path, config: Namespace, actions: list[str]) -> None:
+    """When and where actions happen."""
     from rich.console import Console
 
     from .datamodules.marking import mark_words, thumbnails
@@ -464,8 +428,44 @@ def _localize_one(task: Any, video: Path, target: Path, config: Namespace, actio
     found = task.localize(video, actions, threshold=config.threshold, fps=config.fps)
     Console().print(tubes_table(str(video), found))
     record = {"video": str(video), "duration_s": found.duration_s, "checkpoint": config.ckpt}
-    save_maps(found, target.with_name(target.name + ".npz"))
+    save_maps(found, _beside(target, ".npz"))
     _write_json(target, record | summary(found))
-    save(action_timeline(found, thumbnails(video, 10)), target.with_name(target.name + ".png"))
+    save(action_timeline(found, thumbnails(video, 10)), _beside(target, ".png"))
     if config.mark:
-        mark_words(video, target.with_name(target.name + ".mp4"), partial(HeatOverlay, found))
+        mark_words(video, _beside(target, ".mp4"), partial(HeatOverlay, found))
+
+
+def _describe_one(
+    task: Describer,
+    video: Path,
+    target: Path,
+    config: Namespace,
+    given: Mapping[str, Proposals] | None,
+    records: list[dict[str, Any]],
+) -> None:
+    """Events, those proposed in `given` if there are some, and their sentences, which are added to `records`."""
+    from rich.console import Console
+
+    from .datamodules.marking import mark_words, thumbnails
+    from .datamodules.proposal_files import best_events
+    from .datamodules.subtitles import write_srt, write_vtt
+    from .datamodules.video import probe
+    from .tasks.describe_pictures import Subtitles, event_timeline
+    from .tasks.pictures import save
+    from .tasks.tables import events_table
+
+    duration_s = probe(video).duration_s
+    events_s = None if given is None else best_events(video.stem, given, duration_s, config.max_proposals)
+    told = task.describe(video, events_s)
+    Console().print(events_table(str(video), told))
+    record = {"video": str(video), "duration_s": duration_s, "checkpoints": list(task.models)}
+    record |= {"encoders": config.encoder, "proposals": config.proposals}
+    _write_json(target, record | {"events": [event._asdict() for event in told]})
+    for suffix, write in ((".srt", write_srt), (".vtt", write_vtt)):
+        write(_beside(target, suffix), [(e.start_s, e.end_s, e.sentence) for e in told])
+    shown = [(e.start_s, e.end_s, e.sentence, e.score) for e in told]
+    save(event_timeline(duration_s, shown, thumbnails(video, 10)), _beside(target, ".png"))
+    if config.mark:
+        mark_words(video, _beside(target, ".mp4"), partial(Subtitles, shown))
+    times = [{"video": target.name, "start_s": e.start_s, "end_s": e.end_s} for e in told]
+    records += [row | {"caption": e.sentence} for row, e in zip(times, told, strict=True)]

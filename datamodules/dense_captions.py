@@ -6,29 +6,27 @@ import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 import lightning as L
 import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ..zoo.batch import EventBatch
 from ..zoo.video.base import VideoEncoder
 from .annotations import AnnotationError, Query, SplitReport, clean, read_json, read_moments_json
+from .event_dataset import EventDataset, EventLoader, EventVideo
 from .extraction import build_store, default_store
 from .features import FeatureError, FeatureStore, StackedStore, StoredVideo, open_store
-from .loader import ResumableLoader, plain_loader, require_own_sampler
+from .loader import plain_loader, require_own_sampler
 from .proposal_files import Array, match, proposals_of, read_proposals
-from .reading import Gatherer
 from .video_files import find_videos
 
 log = logging.getLogger(__name__)
 Split = Literal["train", "val", "test"]
 ValFile = Literal["val_1", "val_2"]
 FILES = ("train", "val_1", "val_2")
+MOST_PROPOSALS = 1000
 TO_BLANK = str.maketrans(dict.fromkeys(',:!_;-.?/"\n\\', " "))  # as the released event captioner does
 
 
@@ -41,126 +39,6 @@ class FeatureReader(Protocol):
     """What the data module needs to know of a task: what made the features."""
 
     video_encoder: VideoEncoder
-
-
-class EventVideo(NamedTuple):
-    """One video and its events, in the order of their starts.
-
-    Attributes:
-        video_id: its name.
-        duration_s: seconds.
-        truth_s: ``(G, 2)``, annotated events in seconds.
-        events_s: ``(E, 2)``, events to tell.
-        sentences: words of each event to tell, empty where they are unknown.
-        stand_ins: proposals ``(K, 2)`` for each event to tell, K >= 1, of which every epoch draws one; or empty.
-    """
-
-    video_id: str
-    duration_s: float
-    truth_s: Array
-    events_s: Array
-    sentences: list[list[str]]
-    stand_ins: tuple[Array, ...] = ()
-
-
-class EventDataset(Dataset[EventBatch]):
-    """Videos of one split with their events.
-
-    Videos that turn out unreadable are reported by name and left out from then on (`lost`).
-
-    Args:
-        videos: of the split.
-        store: their features.
-        dim: width that these must have.
-        subsample: keep every n-th clip.
-        seed: of the choice of proposals.
-
-    Attributes:
-        epoch: ``()`` int64 in shared memory, since workers outlive epochs.
-    """
-
-    def __init__(
-        self,
-        videos: Sequence[EventVideo],
-        store: FeatureStore | StackedStore,
-        dim: int,
-        subsample: int,
-        seed: int,
-    ) -> None:
-        self.videos, self.store, self.dim = list(videos), store, dim
-        self.subsample, self.seed = subsample, seed
-        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self._gatherer = Gatherer(len(videos), self._video_id, self._read, str(store.path))
-
-    def __len__(self) -> int:
-        return len(self.videos)
-
-    @property
-    def lost(self) -> set[str]:
-        """Videos that turned out unreadable."""
-        return self._gatherer.lost
-
-    def __getitem__(self, index: int) -> EventBatch:
-        return self.__getitems__([index])
-
-    def __getitems__(self, indices: list[int]) -> EventBatch:
-        """A batch of the videos at `indices`, in that order."""
-        kept, read = self._gatherer.gather(indices)
-        videos = [self.videos[i] for i in kept]
-        told = [self._told(i) for i in kept]
-        clips, clip_mask = _padded([read[v.video_id] for v in videos])
-        events, event_mask = _padded([torch.from_numpy(events_s).float() for events_s, _ in told])
-        truth, truth_mask = _padded([torch.from_numpy(v.truth_s).float() for v in videos])
-        return EventBatch(
-            clips=clips,
-            clip_mask=clip_mask,
-            durations_s=torch.tensor([v.duration_s for v in videos]),
-            events_s=events,
-            event_mask=event_mask,
-            sentences=[sentences for _, sentences in told],
-            truth_s=truth,
-            truth_mask=truth_mask,
-            video_ids=[v.video_id for v in videos],
-            index=torch.tensor(kept),
-        )
-
-    def _video_id(self, index: int) -> str:
-        return self.videos[index].video_id
-
-    def _read(self, index: int) -> Tensor:
-        """Clips ``(T, D)`` of one video."""
-        units = self.store.read(self._video_id(index)).units
-        if units.shape[1] != self.dim:
-            raise FeatureError(
-                f"features {self.store.path}: those of {self._video_id(index)} are {units.shape[1]} wide, not "
-                f"{self.dim}"
-            )
-        return torch.from_numpy(np.ascontiguousarray(units[:: self.subsample])).float()
-
-    def _told(self, index: int) -> tuple[Array, list[list[str]]]:
-        """Events ``(E, 2)`` and their sentences, of this epoch."""
-        video = self.videos[index]
-        if not video.stand_ins:
-            return video.events_s, video.sentences
-        random = np.random.default_rng((self.seed, int(self.epoch), index))
-        drawn = np.stack([segments[random.integers(len(segments))] for segments in video.stand_ins])
-        order = np.argsort(drawn[:, 0], kind="stable")
-        return drawn[order], [video.sentences[k] for k in order]
-
-
-def _padded(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Rows ``(n_v, ...)`` of V videos as ``(V, N, ...)``, zeros at the end, and ``(V, N)`` bool."""
-    lengths = torch.tensor([len(row) for row in rows])
-    return pad_sequence(list(rows), batch_first=True), torch.arange(int(lengths.max())) < lengths[:, None]
-
-
-class EventLoader(ResumableLoader[EventBatch]):
-    """Tells its dataset the epoch; see `ResumableLoader`."""
-
-    def __iter__(self) -> Iterator[EventBatch]:  # type: ignore[override]
-        assert isinstance(self.dataset, EventDataset)
-        self.dataset.epoch.fill_(self.order.epoch)
-        yield from super().__iter__()
 
 
 class DenseCaptions(L.LightningDataModule):
@@ -184,7 +62,7 @@ class DenseCaptions(L.LightningDataModule):
             (`learned`: batches hold none), or the segments of a proposal file in ActivityNet's format.
         train_proposals: proposal file to train with: each annotated event is replaced by one of the proposals
             that match it best, drawn anew in every epoch (the "learnt sequences" of the released captioner).
-        max_proposals: proposals per video that are used of a file, those with the highest scores.
+        max_proposals: proposals per video that are used of a file, those with the highest scores; up to 1000.
         min_score: proposals of a file that score lower are not used; None uses all.
         enlarged: train also on the videos of `val_split`, except for `held_out` of them, which are then what
             validation and test read.
@@ -222,9 +100,10 @@ class DenseCaptions(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if min(max_proposals, held_out, subsample) < 1:
+        if min(max_proposals, held_out, subsample) < 1 or max_proposals > MOST_PROPOSALS:
             raise ValueError(
-                f"max_proposals={max_proposals}, held_out={held_out}, subsample={subsample}: each is at least 1"
+                f"max_proposals={max_proposals}, held_out={held_out}, subsample={subsample}: each is at least 1, "
+                f"and the benchmark looks at {MOST_PROPOSALS} proposals of a video"
             )
         self.root = Path(root)
         self.features = Path(features) if isinstance(features, str) else features

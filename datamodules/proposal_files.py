@@ -13,6 +13,7 @@ import torch
 
 from ..zoo.temporal import tiou
 from .annotations import AnnotationError, read_json
+from .packets import VideoError
 from .shards import write_json
 
 Array = npt.NDArray[np.float64]
@@ -116,6 +117,25 @@ def proposals_of(video_id: str, proposals: Mapping[str, Proposals]) -> Proposals
     """
     names = (video_id.removeprefix(PREFIX), video_id, PREFIX + video_id)
     return next((proposals[name] for name in names if name in proposals), None)
+
+
+def best_events(
+    video_id: str, proposals: Mapping[str, Proposals], duration_s: float, most: int
+) -> list[list[float]]:
+    """Start and end of the best proposals of a video, see `Proposals.best`.
+
+    Raises:
+        VideoError: there are none, or they lie behind the end of the video.
+    """
+    own = proposals_of(video_id, proposals)
+    if own is None or not len(own.scores):
+        raise VideoError(
+            f"The proposals have no events for '{video_id}' (nor with or without {PREFIX} before it)."
+        )
+    events: list[list[float]] = own.best(duration_s, most).tolist()
+    if not events:
+        raise VideoError(f"None of the events proposed for '{video_id}' lies in its {duration_s:.2f} s.")
+    return events
 
 
 def match(segments_s: Array, events_s: Array) -> npt.NDArray[np.bool_]:

@@ -27,6 +27,8 @@ import numpy.typing as npt
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from .text_files import write_text
+
 SHARD_SUFFIX = ".safetensors"
 LOOSE, QUARANTINE = "loose", "quarantine"
 SHARD_BYTES = 256 * 2**20
@@ -48,9 +50,7 @@ class Entry(NamedTuple):
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader sees the old file or the whole new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def file_name(video_ids: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .toyworld.files import write_text
+from .text_files import write_text
 
 Event = tuple[float, float, str]
 

@@ -28,10 +28,10 @@ Differs from the paper (where the text is silent, or leaves a choice) and from t
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -50,6 +50,7 @@ from .metrics.caption_scorers import Score
 from .metrics.dense_captions import DenseCaptionScores, submission
 from .rewards import Reward, RewardOptions, training_frequencies
 from .schedules import Stage, StepDecay
+from .told_events import Answers, DescribedEvent, Told, event_rows
 
 log = logging.getLogger(__name__)
 PAPER_STAGES = (
@@ -95,56 +96,6 @@ class EncoderOptions:
     dim: int = 512
     heads: int = 16
     dropout: float = 0.5
-
-
-class Told(NamedTuple):
-    """Events of V videos and what is said of them.
-
-    Attributes:
-        events_s: ``(V, E, 2)`` seconds.
-        mask: ``(V, E)`` bool.
-        scores: ``(V, E)`` of the proposal, in [0, 1]; 1 for given events.
-        sentences: V lists of lists of words.
-        log_probs: V lists of mean log-probabilities per word, the end counted as one.
-    """
-
-    events_s: Tensor
-    mask: Tensor
-    scores: Tensor
-    sentences: list[list[list[str]]]
-    log_probs: list[list[float]]
-
-
-class Answers(NamedTuple):
-    """What a model says: about the events given to it, and about those that it proposes itself; None: none."""
-
-    given: Told | None
-    learned: Told | None
-
-    @property
-    def main(self) -> Told:
-        """The given events' where there are any."""
-        told = self.given or self.learned
-        assert told is not None
-        return told
-
-
-class DescribedEvent(NamedTuple):
-    """One event of a video.
-
-    Attributes:
-        start_s: seconds.
-        end_s: seconds.
-        sentence: what happens.
-        score: of the proposal, in [0, 1]; 1 for events that were given.
-        log_prob: mean log-probability per word.
-    """
-
-    start_s: float
-    end_s: float
-    sentence: str
-    score: float
-    log_prob: float
 
 
 class DenseCaptioningNetwork(nn.Module):
@@ -197,7 +148,10 @@ class DenseCaptioning(Task):
         max_length: int = 30,
         stages: Sequence[Stage] | None = None,
     ) -> None:
-        super().__init__(PAPER_STAGES if stages is None else stages, {"video_encoder": video_encoder})
+        if stages is None:
+            left_out = () if proposals is not None else ("proposal",)
+            stages = [replace(s, losses=tuple(x for x in s.losses if x not in left_out)) for s in PAPER_STAGES]
+        super().__init__(stages, {"video_encoder": video_encoder})
         if video_encoder.trainable:
             raise ValueError("dense captioning reads stored features: set the video encoder's trainable to false")
         if min(min_count, max_length) < 1:
@@ -257,7 +211,7 @@ class DenseCaptioning(Task):
     def diagnostics(self, step: Step) -> dict[str, Tensor]:
         """Of self-critical training: rewards of samples and baseline, their difference, words per sample."""
         values: dict[str, Tensor] = step.outputs or {}
-        if "advantage" in values:
+        if "advantage" in values and self.self_critical.baseline == "greedy":  # other samples: 0 on average
             self._worse = self._worse + 1 if values["advantage"] < 0 else 0
             if self._worse == WORSE:
                 log.warning(
@@ -316,7 +270,7 @@ class DenseCaptioning(Task):
             samples = rewards.unflatten(0, (V, K)).transpose(1, 2)  # (V, E, K)
             baseline = leave_one_out(samples.flatten(0, 1)).view_as(samples).transpose(1, 2).flatten(0, 1)
         log_probs = network.captioner.log_probs(*copies, drawn, network.captioner.options.carry_decoded)
-        network.train()
+        self.train(self.training)
         real = copies.event_mask
         advantage, words = (rewards - baseline)[real], drawn[real]
         seen = {
@@ -325,7 +279,8 @@ class DenseCaptioning(Task):
             "advantage": advantage.mean(),
             "sample length": (words > 0).sum(1).float().mean(),
         }
-        return policy_loss(log_probs[real], words, advantage), seen
+        count = ((words > 0).sum(1) + 1).clamp(max=words.shape[1]).sum()  # words, and ends that were reached
+        return policy_loss(log_probs[real], words, advantage) * (count / self.normaliser(count)), seen
 
     def _rewards(self, words: Tensor, mask: Tensor, batch: EventBatch, copies: int) -> Tensor:
         """Rewards ``(V copies, E)`` of sentences ``(V copies, E, N)``, 0 at padding."""
@@ -348,10 +303,9 @@ class DenseCaptioning(Task):
         frequencies = training_frequencies(references) if options.cider else None
         self._reward = Reward(options, self.words, frequencies)
 
-    def setup(self, stage: str) -> None:
-        """See `Task.setup`; for training with rewards, start what gives them."""
-        super().setup(stage)
-        if stage == "fit" and self._reward is None and any("reward" in s.losses for s in self.stages):
+    def on_fit_start(self) -> None:
+        """For training with rewards, start what gives them; the words are those of the checkpoint, if any."""
+        if self._reward is None and any("reward" in s.losses for s in self.stages):
             self.ready_rewards([[words] for words in self.datamodule.training_sentences()])
 
     def teardown(self, stage: str) -> None:
@@ -388,7 +342,8 @@ class DenseCaptioning(Task):
         assert self.words is not None, "no vocabulary: fit, or load a checkpoint"
         memory = self._encode(batch, events_s, mask)
         said = self.network.captioner.generate(*memory, max_length=self.max_length)
-        mean = (said.log_prob.sum(-1) / (said.lengths + 1)).tolist()
+        steps = (said.lengths + 1).clamp(max=self.max_length)  # the longest have no end
+        mean = (said.log_prob.sum(-1) / steps).tolist()
         counts = mask.sum(1).tolist()
         sentences = [
             [self.words.decode(row) for row in video[:n]]
@@ -421,7 +376,7 @@ class DenseCaptioning(Task):
         for name, one in metric.items(keep_base=True):
             told = outputs.given if name == "dense" else outputs.learned
             if told is not None:
-                rows = list(_rows(told, batch.video_ids))
+                rows = list(event_rows(told, batch.video_ids))
                 one.update([MOST * index[v] + e for v, e, _ in rows], [record for _, _, record in rows])
 
     # ---- predictions ------------------------------------------------------------------------------------
@@ -430,7 +385,7 @@ class DenseCaptioning(Task):
         """One record per event: the given events, or else the learned ones."""
         told, index = outputs.main, batch.index.tolist()
         records = []
-        for v, e, record in _rows(told, batch.video_ids):
+        for v, e, record in event_rows(told, batch.video_ids):
             more = {"query_id": f"{record['video']}#{e}", "score": round(told.log_probs[v][e], 4)}
             more["proposal"] = round(told.scores[v, e].item(), 4)
             records.append({"index": MOST * index[v] + e} | record | more)
@@ -464,6 +419,8 @@ class DenseCaptioning(Task):
         for start, end in events_s or ():
             if not 0 <= start < min(end, duration_s):
                 raise ValueError(f"{video}: nothing lies between {start:g} s and {end:g} s of {duration_s:.2f} s")
+        if not events_s and self.network.proposer is None:
+            raise ValueError(f"{video}: this model proposes no events: say which there are, events_s")
         given = sorted([float(start), min(float(end), duration_s)] for start, end in events_s or ())
         clips = units.float()[None].to(self.device)
         batch = EventBatch(
@@ -482,14 +439,5 @@ class DenseCaptioning(Task):
         self.train(was_training)
         return [
             DescribedEvent(r["start_s"], r["end_s"], r["caption"], told.scores[0, e].item(), told.log_probs[0][e])
-            for _, e, r in _rows(told, batch.video_ids)
+            for _, e, r in event_rows(told, batch.video_ids)
         ]
-
-
-def _rows(told: Told, video_ids: Sequence[str]) -> Iterator[tuple[int, int, dict[str, Any]]]:
-    """Video, event and a record of each event that was told."""
-    events = told.events_s.tolist()
-    for v, video in enumerate(told.sentences):
-        for e, words in enumerate(video):
-            start, end = (round(t, 3) for t in events[v][e])
-            yield v, e, {"video": video_ids[v], "start_s": start, "end_s": end, "caption": " ".join(words)}

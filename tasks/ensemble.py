@@ -184,6 +184,12 @@ def _read_captions(path: Path) -> dict[str, dict[str, Any]]:
     return annotations
 
 
+def read_rule(concepts: Path, captions: Path, by_concepts: bool = True, by_idf: bool = True) -> EnsembleRule:
+    """The rule of a file of concepts (`read_concepts`) and one in ActivityNet Captions' format, for the IDF."""
+    documents = [text for entry in _read_captions(captions).values() for text in entry["sentences"]]
+    return EnsembleRule(read_concepts(concepts), documents, by_concepts, by_idf)
+
+
 def ensemble(
     runs: Sequence[Path],
     concepts: Path,
@@ -209,8 +215,7 @@ def ensemble(
     Returns:
         A column per run and one of the ensemble: events whose sentence is this run's, words per sentence, scores.
     """
-    documents = [text for entry in _read_captions(captions).values() for text in entry["sentences"]]
-    rule = EnsembleRule(read_concepts(concepts), documents, by_concepts, by_idf)
+    rule = read_rule(concepts, captions, by_concepts, by_idf)
     annotators = [_read_captions(path) for path in references]
     metric = DenseCaptionScores(annotators, scores=scores, tokenizer="ptb") if annotators else None
     predictions = [read_predictions(path) for path in runs]

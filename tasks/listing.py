@@ -22,6 +22,7 @@ ROOMS = {  # what stands in a section of `list`: classes with one of these bases
         "CaptionDataModule",
         "NarrationDataModule",
         "ActionDataModule",
+        "ClipDataModule",
     },
 }
 

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .captions import GroundedCaption
+from .describing import ToldEvent
 from .localizing import Localization
 from .moments import Moment
 
@@ -40,4 +41,19 @@ def tubes_table(video: str, found: Localization) -> Table | Text:
         table.add_column(column, justify="left" if column == "action" else "right")
     for tube in found.tubes:
         table.add_row(Text(tube.action), f"{tube.start_s:.2f} s", f"{tube.end_s:.2f} s", f"{tube.score:.3f}")
+    return table
+
+
+def events_table(video: str, events: Sequence[ToldEvent]) -> Table | Text:
+    """A row for each event, in the order of time, with the model whose sentence it is where there are several."""
+    if not events:
+        return Text(f"{video}: no events")
+    several = len(events[0].candidates) > 1
+    table = Table(title=Text(video))
+    for column in ("start", "end", "sentence", "score", *(["model"] if several else [])):
+        table.add_column(column, justify="left" if column in ("sentence", "model") else "right")
+    for event in events:
+        times = f"{event.start_s:.2f} s", f"{event.end_s:.2f} s"
+        model = [Text(event.checkpoint, overflow="fold")] if several else []
+        table.add_row(*times, Text(event.sentence or "(no words)"), f"{event.score:.3f}", *model)
     return table

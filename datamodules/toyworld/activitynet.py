@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from .files import Splits, write_text
+from ..text_files import write_text
+from .files import Splits
 from .scene import ACTIONS, Video
 
 PREFIX = "activitynet_v1-3"

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from ..text_files import write_text
 from .activitynet import write_activitynet
-from .files import Splits, write_text
+from .files import Splits
 from .howto100m import write_howto100m
 from .scene import COLOURS, PRESETS, SHAPES, Segment, Video, WorldConfig
 from .shapes import boxes

@@ -23,7 +23,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .files import write_text
+from ..text_files import write_text
 from .formats import FORMATS, SPLITS, check_format, content
 from .render import encode, render_frames
 from .scene import PRESETS, Video, WorldConfig

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import Splits, write_text
+from ..text_files import write_text
+from .files import Splits
 from .language import PHRASES, name_step, step_phrase
 from .narration import step_seconds
 from .scene import COLOURS, SHAPES, Clicks, Video

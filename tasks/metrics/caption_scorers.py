@@ -31,6 +31,8 @@ NGram = tuple[str, ...]
 
 METEOR_WORDS = 500
 """METEOR's time grows with the product of the two lengths (1500 words: ten seconds); it sees no more words."""
+METEOR_REMEMBERED = 50_000
+"""Pairs of a caption and its references whose alignment a process keeps; then it begins anew."""
 
 
 def _check(candidates: Texts, references: References) -> None:
@@ -282,6 +284,8 @@ class Meteor:
         for candidate, refs in zip(candidates, references, strict=True):
             line = " ||| ".join(["SCORE", *map(_safe, refs), _safe(candidate)])
             if line not in self._statistics:
+                if len(self._statistics) >= METEOR_REMEMBERED:
+                    self._statistics.clear()
                 self._statistics[line] = self._ask(line, 1)[0]
             statistics.append(self._statistics[line])
         *values, corpus = map(float, self._ask(" ||| ".join(["EVAL", *statistics]), len(candidates) + 1))

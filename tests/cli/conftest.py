@@ -22,6 +22,7 @@ import torch
 import yaml
 
 from groundzoo.cli import main
+from groundzoo.datamodules.concepts import count_concepts
 from groundzoo.datamodules.toyworld.generate import generate
 
 torch.set_num_threads(1)
@@ -88,9 +89,11 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def world(name: str) -> Path:
         if name not in made:
             presets = {"activitynet_entities": "captions", "msrvtt": "clips", "howto100m": "narrations"}
-            preset = presets.get(name, "default")
+            preset = (presets | {"activitynet": "described"}).get(name, "default")
             options: dict[str, Any] = {"videos": 12, "test_fraction": 0.25, "workers": 1, "preset": preset}
-            made[name] = generate(folder / name, format=name, **options)
+            made[name] = root = generate(folder / name, format=name, **options)
+            if name == "activitynet":
+                count_concepts([str(root / "train.json")], str(root / "concepts.json"), size=20, tagger="rules")
         return made[name]
 
     return world
@@ -148,6 +151,26 @@ SMALL = {
         "data.candidate_fps": 1.0,
         "data.evaluation.init_args.fps": 0.5,
         "data.evaluation.init_args.num_workers": 0,
+    },
+    "satsp": {
+        "data.clips_per_segment": 1,
+        "data.batch_size": 4,
+        "data.eval_batch_size": 4,
+    },
+    "dense": {
+        "model.encoder.dim": 8,
+        "model.encoder.heads": 2,
+        "model.captioner.dim": 8,
+        "model.captioner.word_dim": 6,
+        "model.captioner.attention_dim": 4,
+        "model.proposals.dim": 8,
+        "model.proposals.levels": 2,
+        "model.proposals.max_events": 3,
+        "model.self_critical.reward": "{meteor_ids: 0.0, cider: 1.0}",  # without Java
+        "model.min_count": 1,
+        "model.max_length": 8,
+        "data.batch_size": 2,
+        "data.eval_batch_size": 4,
     },
 }
 

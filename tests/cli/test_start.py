@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import groundzoo
-from groundzoo.cli import TRAINING_VERBS
+from groundzoo.tasks.verbs import TRAINING_VERBS
 from groundzoo.zoo.video.published import PUBLISHED
 
 PACKAGE = Path(groundzoo.__file__).parent
@@ -37,7 +37,7 @@ def cpu_of(*words: str) -> tuple[float, subprocess.CompletedProcess[str]]:
         ["list"],
         ["list", "tasks"],
         ["--version"],
-        *([verb, "--help"] for verb in ("ground", "caption", "localize", "annotate")),
+        *([verb, "--help"] for verb in ("ground", "caption", "localize", "describe", "concepts", "annotate")),
     ],
 )
 def test_light_verbs_are_fast_and_import_nothing_heavy(words: list[str]) -> None:
@@ -54,7 +54,8 @@ def test_light_verbs_are_fast_and_import_nothing_heavy(words: list[str]) -> None
 
 def test_help_names_every_verb() -> None:
     _, done = cpu_of("-m", "groundzoo", "--help")
-    for verb in (*TRAINING_VERBS, "list", "toyworld", "extract", "annotate", "ground", "caption", "localize"):
+    answering = ("ground", "caption", "localize", "describe")
+    for verb in (*TRAINING_VERBS, *answering, "list", "toyworld", "extract", "annotate", "concepts"):
         assert re.search(rf"^\s+{verb}\s+\w", done.stdout, re.MULTILINE), f"{verb} has no line of help"
 
 

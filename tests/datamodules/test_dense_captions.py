@@ -249,8 +249,12 @@ def test_tasks_that_do_not_fit(root: Path) -> None:
     data.trainer: Any = SimpleNamespace(lightning_module=SimpleNamespace(), world_size=1)
     with pytest.raises(TypeError, match="video_encoder"):
         data.setup("fit")
-    with pytest.raises(ValueError, match="subsample=0"):
-        DenseCaptions(root, subsample=0)
+    for options, message in (
+        ({"subsample": 0}, "subsample=0"),
+        ({"max_proposals": 1001}, "looks at 1000 proposals"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            DenseCaptions(root, **options)
 
 
 # ---- several streams, and videos -----------------------------------------------------------------------

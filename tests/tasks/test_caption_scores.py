@@ -269,6 +269,26 @@ def test_raw_protocol_signs_reach_meteor_as_text(process: Meteor, monkeypatch: p
     assert process.score(["man runs " * 3000], [["man jumps " * 3000]])[0] < 1, "cut, or it takes minutes"
 
 
+@needs_java
+def test_meteor_remembers_so_many_pairs_and_no_more(process: Meteor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that rewards sentences sees new ones all the time."""
+    texts = [f"a man {verb}s the {noun}" for verb in ("see", "eat", "kick") for noun in ("ball", "dog")]
+    references = [["a man eats the ball"]] * len(texts)
+    asked: list[str] = []
+    ask = process._ask
+    monkeypatch.setattr(process, "_ask", lambda line, answers: asked.append(line) or ask(line, answers))
+    monkeypatch.setattr(process, "_statistics", {})
+    first = process.score(texts, references)
+    assert process.score(texts, references) == first
+    assert len(asked) == len(texts) + 2, "pairs are aligned again"
+    assert len(set(first[1])) > 2
+    monkeypatch.setattr(caption_scorers, "METEOR_REMEMBERED", 4)
+    monkeypatch.setattr(process, "_statistics", {})
+    for _ in range(3):
+        assert process.score(texts, references) == first
+        assert 0 < len(process._statistics) <= 4
+
+
 def test_the_simple_tokenizer_survives_odd_texts_in_time() -> None:
     start = time.monotonic()
     for text in [*NASTY, *(sign * 100_000 for sign in ".-@'a1/:<&_![ ")]:
