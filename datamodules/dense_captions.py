@@ -80,7 +80,7 @@ class DenseCaptions(L.LightningDataModule):
     def __init__(
         self,
         root: str | Path,
-        features: str | Path | list[Path] | None = None,
+        features: str | Path | list[str] | list[Path] | None = None,
         videos: str | Path | None = None,
         cache: str | Path | None = None,
         val_split: ValFile = "val_1",
@@ -106,7 +106,9 @@ class DenseCaptions(L.LightningDataModule):
                 f"and the benchmark looks at {MOST_PROPOSALS} proposals of a video"
             )
         self.root = Path(root)
-        self.features = Path(features) if isinstance(features, str) else features
+        self.features: Path | list[Path] | None = None
+        if features is not None:  # lists of paths do not survive a configuration that is printed and read again
+            self.features = [Path(p) for p in features] if isinstance(features, list) else Path(features)
         self.videos = Path(videos) if videos is not None else self.root / "videos"
         self.cache = Path(cache) if cache is not None else self.root / "features"
         self.files: dict[Split, str] = {"train": "train", "val": val_split, "test": test_split}

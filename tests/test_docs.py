@@ -187,9 +187,9 @@ def test_quoted_messages_are_those_of_the_code() -> None:
 
 
 def test_own_verbs_parse() -> None:
-    from groundzoo.cli import _parser
+    from groundzoo.tasks.verbs import make_parser
 
-    parser = _parser()
+    parser = make_parser("")
     parser.exit_on_error = False
     seen = set()
     for page in PAGES:
@@ -202,9 +202,9 @@ def test_own_verbs_parse() -> None:
 
 
 def test_every_verb_is_in_the_list_of_commands() -> None:
-    from groundzoo.cli import _parser
+    from groundzoo.tasks.verbs import make_parser
 
-    verbs = next(a for a in _parser()._actions if a.dest == "subcommand").choices
+    verbs = next(a for a in make_parser("")._actions if a.dest == "subcommand").choices
     listed = re.findall(r"^\| (`groundzoo .*?) \|", (DOCS / "index.md").read_text(encoding="utf-8"), re.M)
     named = {name.split()[-1] for row in listed for name in re.findall(r"`(?:groundzoo )?(\w+)", row)}
     assert named == set(verbs)

@@ -65,10 +65,9 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     tensors = {k: v for k, v in loaded.items() if isinstance(v, Tensor)} if isinstance(loaded, Mapping) else {}
     if ours:
         tensors = {k.removeprefix(OWN): v for k, v in tensors.items() if k.startswith(OWN)}
-        if not tensors:
-            raise ValueError(f"weights {path} are a checkpoint of ours without a video encoder that has weights")
     if not tensors:
-        raise ValueError(f"weights {path} hold no named tensors but a {type(loaded).__name__}")
+        what = "weights of a video encoder" if ours else f"named tensors but a {type(loaded).__name__}"
+        raise ValueError(f"weights {path} hold no {what}")
     return tensors
 
 

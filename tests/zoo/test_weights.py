@@ -254,3 +254,16 @@ def test_reproducible_gives_the_numbers_back_after_an_error() -> None:
     with pytest.raises(KeyError):
         build()
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_checkpoint_of_ours_hands_on_its_video_encoder(tmp_path: Path) -> None:
+    """Whatever else the task has trained stays behind."""
+    state = state_of()
+    content = {f"video_encoder.network.{k}": v for k, v in state.items()} | {"network.head.weight": torch.ones(2)}
+    path = save({"groundzoo": {"version": "1"}, "state_dict": content, "epoch": 3}, tmp_path)
+    network = TwoTowers()
+    load_weights(network, path)
+    assert all(torch.equal(v, state[k]) for k, v in network.state_dict().items())
+    bare = save({"groundzoo": {"version": "1"}, "state_dict": {"network.head.weight": torch.ones(2)}}, tmp_path)
+    with pytest.raises(ValueError, match="no weights of a video encoder"):
+        load_weights(network, bare)
