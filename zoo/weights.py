@@ -33,8 +33,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a weight file, unwrapped from what training code puts around them.
 
     Args:
-        path: ``.safetensors``, or a file of ``torch.save``, of which nothing is executed. A checkpoint of ours
-            gives the video encoder that was trained with its task.
+        path: ``.safetensors``, or a file of ``torch.save``, never executed; of a checkpoint of ours, the encoder.
 
     Raises:
         FileNotFoundError: no such file.
@@ -59,15 +58,14 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
             f"weights {path} cannot be read ({f'the file asks to run {refused[1]}' if refused else error}); "
             "nothing in a weight file is executed: save its state dict alone with torch.save, or as safetensors"
         ) from error
-    ours = isinstance(loaded, Mapping) and "groundzoo" in loaded
+    own = OWN if _is_dict(loaded) and "groundzoo" in loaded else ""
     while isinstance(loaded, Mapping) and (inner := next((k for k in WRAPPERS if _is_dict(loaded.get(k))), None)):
         loaded = loaded[inner]
-    tensors = {k: v for k, v in loaded.items() if isinstance(v, Tensor)} if isinstance(loaded, Mapping) else {}
-    if ours:
-        tensors = {k.removeprefix(OWN): v for k, v in tensors.items() if k.startswith(OWN)}
+    items = loaded.items() if isinstance(loaded, Mapping) else ()
+    tensors = {k.removeprefix(own): v for k, v in items if isinstance(v, Tensor) and k.startswith(own)}
     if not tensors:
-        what = "weights of a video encoder" if ours else f"named tensors but a {type(loaded).__name__}"
-        raise ValueError(f"weights {path} hold no {what}")
+        other = f"named tensors but a {type(loaded).__name__}"
+        raise ValueError(f"weights {path} hold no {'weights of a video encoder' if own else other}")
     return tensors
 
 
