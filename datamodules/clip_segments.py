@@ -50,7 +50,7 @@ class ClipDataModule(L.LightningDataModule):
         videos: folder of video files; ``root/videos`` unless given.
         captions: folder of the sentences about the videos; None: nothing is told about them.
         concepts: JSON file of the concepts, made by ``groundzoo concepts``; needs `captions`, as they need it.
-        context: features of whole videos: a store, an HDF5 file (TSP's global video features have one vector per
+        features: of whole videos: a store, an HDF5 file (TSP's global video features have one vector per
             video), or a list of them, put side by side. Of units the maximum over time is taken. None makes them
             with the task's encoder as it is before training. Any encoder may have made them.
         cache: where features made from videos are kept; ``root/features`` unless given.
@@ -74,7 +74,7 @@ class ClipDataModule(L.LightningDataModule):
         videos: str | Path | None = None,
         captions: str | Path | None = None,
         concepts: str | Path | None = None,
-        context: str | Path | list[str] | list[Path] | None = None,
+        features: str | Path | list[str] | list[Path] | None = None,
         cache: str | Path | None = None,
         clips_per_segment: int = 5,
         batch_size: int = 32,
@@ -99,9 +99,9 @@ class ClipDataModule(L.LightningDataModule):
         self.videos = Path(videos) if videos is not None else self.root / "videos"
         self.captions = None if captions is None else Path(captions)
         self.concepts = None if concepts is None else Path(concepts)
-        self.context: list[Path] | None = None
-        if context is not None:
-            self.context = [Path(p) for p in context] if isinstance(context, list) else [Path(context)]
+        self.features: list[Path] | None = None
+        if features is not None:
+            self.features = [Path(p) for p in features] if isinstance(features, list) else [Path(features)]
         self.cache = Path(cache) if cache is not None else self.root / "features"
         self.clips_per_segment, self.flip, self.seed = clips_per_segment, flip, seed
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
@@ -143,7 +143,7 @@ class ClipDataModule(L.LightningDataModule):
         """Make the context of videos that have none yet; one process per machine does this."""
         task = self._task()
         spec = clip_spec(task.video_encoder)
-        if not task.uses_context or self.context is not None:
+        if not task.uses_context or self.features is not None:
             return
         state = getattr(self.trainer, "state", None)
         needed = _needed("fit" if state is None else state.fn)
@@ -170,7 +170,7 @@ class ClipDataModule(L.LightningDataModule):
         spec = clip_spec(task.video_encoder)
         new = [split for split in _needed(stage) if split not in self._datasets]
         if task.uses_context and new:  # opened anew: videos may have come to it
-            self.stores = [FeatureStore(p) for p in self.context or [self._store_of(task.video_encoder)]]
+            self.stores = [FeatureStore(p) for p in self.features or [self._store_of(task.video_encoder)]]
         for split in new:
             self._datasets[split] = self._dataset(split, spec)
             log.info("%s %s", type(self).__name__, self.reports[split])

@@ -39,6 +39,7 @@ class FeatureReader(Protocol):
     """What the data module needs to know of a task: what made the features."""
 
     video_encoder: VideoEncoder
+    subsample: int
 
 
 class DenseCaptions(L.LightningDataModule):
@@ -67,7 +68,6 @@ class DenseCaptions(L.LightningDataModule):
         enlarged: train also on the videos of `val_split`, except for `held_out` of them, which are then what
             validation and test read.
         held_out: see `enlarged`; chosen by a hash of the video's id alone, so that runs of all seeds agree.
-        subsample: keep every n-th clip; the released captioner has 2.
         missing_stream: videos that only the first of several `features` has: left out, or the others are zeros, as
             in the released captioner.
         batch_size: videos per training batch and process.
@@ -91,7 +91,6 @@ class DenseCaptions(L.LightningDataModule):
         min_score: float | None = None,
         enlarged: bool = False,
         held_out: int = 1000,
-        subsample: int = 1,
         missing_stream: Literal["drop", "zeros"] = "drop",
         batch_size: int = 1,
         eval_batch_size: int = 16,
@@ -100,9 +99,9 @@ class DenseCaptions(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if min(max_proposals, held_out, subsample) < 1 or max_proposals > MOST_PROPOSALS:
+        if min(max_proposals, held_out) < 1 or max_proposals > MOST_PROPOSALS:
             raise ValueError(
-                f"max_proposals={max_proposals}, held_out={held_out}, subsample={subsample}: each is at least 1, "
+                f"max_proposals={max_proposals}, held_out={held_out}: each is at least 1, "
                 f"and the benchmark looks at {MOST_PROPOSALS} proposals of a video"
             )
         self.root = Path(root)
@@ -116,7 +115,7 @@ class DenseCaptions(L.LightningDataModule):
         self.max_proposals, self.min_score = max_proposals, min_score
         self.train_proposals = None if train_proposals is None else Path(train_proposals)
         self.enlarged, self.held_out = enlarged, held_out
-        self.subsample, self.missing_stream = subsample, missing_stream
+        self.missing_stream = missing_stream
         self.batch_size, self.eval_batch_size, self.num_workers = batch_size, eval_batch_size, num_workers
         self.vocabulary_from, self.seed = vocabulary_from, seed
         self.store: FeatureStore | StackedStore | None = None
@@ -188,7 +187,7 @@ class DenseCaptions(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Encode the videos that have no features yet; one process per machine does this."""
-        encoder = self._encoder()
+        encoder = self._task().video_encoder
         if self.features is None:
             needed = {q.video_id for name in filter(self._exists, FILES) for q in self._file(name)}
             files = {k: v for k, v in find_videos(self.videos).items() if k in needed}
@@ -201,7 +200,7 @@ class DenseCaptions(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Open the features, read the splits that `stage` needs and report on them."""
-        encoder = self._encoder()
+        encoder = self._task().video_encoder
         if self.store is None:
             self.store = self._open(encoder)
         needed: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
@@ -236,24 +235,25 @@ class DenseCaptions(L.LightningDataModule):
             "splits": {split: report.counts() for split, report in self.reports.items()},
             "features": str(self.store.path) if self.store else None,
             "manifest": self.store.manifest if self.store else None,
-            "subsample": self.subsample,
             "proposals": str(self.proposals),
             "train_proposals": None if self.train_proposals is None else str(self.train_proposals),
         }
 
     # ---- details ----------------------------------------------------------------------------------------
 
-    def _encoder(self) -> VideoEncoder:
+    def _task(self) -> FeatureReader:
         task: Any = getattr(self.trainer, "lightning_module", None)
-        if not hasattr(task, "video_encoder"):
-            raise TypeError(f"{type(self).__name__} serves tasks with `video_encoder`, not {task!r}")
+        if not all(hasattr(task, name) for name in ("video_encoder", "subsample")):
+            raise TypeError(
+                f"{type(self).__name__} serves tasks with `video_encoder` and `subsample`, not {task!r}"
+            )
         reader: FeatureReader = task
         if reader.video_encoder.trainable:
             raise ValueError(
                 "dense captioning reads whole videos as features: set trainable to false in "
                 "model.init_args.video_encoder"
             )
-        return reader.video_encoder
+        return reader
 
     def _open(self, encoder: VideoEncoder) -> FeatureStore | StackedStore:
         store = open_store(self.features or default_store(self.cache, encoder), encoder)
@@ -297,7 +297,7 @@ class DenseCaptions(L.LightningDataModule):
             if isinstance(part, _ZeroFilled) and (absent := [v for v in present if v not in part.there]):
                 report.repaired[f"zeros for what {part.path} lacks"] += absent
         videos = [self._video(split, queries, proposed, report) for queries in present.values()]
-        return EventDataset(videos, store, dim, self.subsample, self.seed)
+        return EventDataset(videos, store, dim, self._task().subsample, self.seed)
 
     def _proposed(self, path: Path, annotated: Sequence[Query]) -> dict[str, Array]:
         """The proposals of a file that are used, of every video; none where the file has none."""

@@ -126,6 +126,7 @@ class DenseCaptioning(Task):
         captioner: widths and variants of the captioner.
         proposals: of the network that proposes events; None: events must be given.
         self_critical: how sentences are rewarded in stages with the loss `reward`.
+        subsample: keep every n-th clip of the features; the released captioner has 2.
         min_count: words rarer than this in the training sentences are unknown.
         max_length: most words of a sentence.
         stages: training schedule, losses `caption`, `proposal` and `reward`; None is the released captioner's.
@@ -144,6 +145,7 @@ class DenseCaptioning(Task):
         captioner: CaptionerOptions | None = None,
         proposals: ProposalOptions | None = ProposalOptions(),  # noqa: B008
         self_critical: SelfCriticalOptions | None = None,
+        subsample: int = 1,
         min_count: int = 4,
         max_length: int = 30,
         stages: Sequence[Stage] | None = None,
@@ -154,8 +156,10 @@ class DenseCaptioning(Task):
         super().__init__(stages, {"video_encoder": video_encoder})
         if video_encoder.trainable:
             raise ValueError("dense captioning reads stored features: set the video encoder's trainable to false")
-        if min(min_count, max_length) < 1:
-            raise ValueError(f"min_count={min_count}, max_length={max_length}: each is at least 1")
+        if min(subsample, min_count, max_length) < 1:
+            raise ValueError(
+                f"subsample={subsample}, min_count={min_count}, max_length={max_length}: each is at least 1"
+            )
         known = {"caption", "reward"} | ({"proposal"} if proposals is not None else set())
         for number, stage in enumerate(self.stages, start=1):
             if unknown := set(stage.losses) - known:
@@ -164,7 +168,7 @@ class DenseCaptioning(Task):
             video_encoder.dim, encoder or EncoderOptions(), captioner or CaptionerOptions(), proposals
         )
         self.self_critical = self_critical or SelfCriticalOptions()
-        self.min_count, self.max_length = min_count, max_length
+        self.subsample, self.min_count, self.max_length = subsample, min_count, max_length
         self.words: Vocabulary | None = None
         self._reward: Reward | None = None
         self._worse = 0
@@ -422,7 +426,7 @@ class DenseCaptioning(Task):
         if not events_s and self.network.proposer is None:
             raise ValueError(f"{video}: this model proposes no events: say which there are, events_s")
         given = sorted([float(start), min(float(end), duration_s)] for start, end in events_s or ())
-        clips = units.float()[None].to(self.device)
+        clips = units.float()[None, :: self.subsample].to(self.device)
         batch = EventBatch(
             clips=clips,
             clip_mask=torch.ones(clips.shape[:2], dtype=torch.bool, device=self.device),

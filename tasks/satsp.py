@@ -301,7 +301,7 @@ class SATSP(Task):
         if self.uses_context and width != self.network.context_dim:
             raise ValueError(
                 f"features of whole videos are {width} wide, not {self.network.context_dim}: set "
-                "model.init_args.context_dim to their width, or data.init_args.context to those of this encoder"
+                "model.init_args.context_dim to their width, or data.init_args.features to those of this encoder"
             )
         logits = self.network(batch.clips, batch.context)
         losses: dict[str, Tensor] = {}

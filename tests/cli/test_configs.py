@@ -187,10 +187,6 @@ def test_runs_all_verbs(
 ) -> None:
     monkeypatch.setenv("PATH", "")  # scores that need Java take seconds: they are left out where it is missing
     words = composition(name, paper)
-    if paper == "satsp" and name.startswith("encoders/"):  # clips have no `features` for `data` to speak of
-        overlay = yaml.safe_load((CONFIGS / name).read_text())
-        (tmp_path / "encoder.yaml").write_text(yaml.safe_dump({"model": overlay["model"]}))
-        words[-1] = str(tmp_path / "encoder.yaml")
     asked = below(*words)
     model, data = asked["model"]["init_args"], asked["data"]["init_args"]
     format = FORMATS[asked["data"]["class_path"].split(".")[-1]]

@@ -456,7 +456,7 @@ def test_the_context_is_the_maximum_over_units(root: Path, tmp_path: Path) -> No
         for name, array in units.items():
             np.save(tmp_path / "store" / f"v_{name}.npy", array)
             file[name] = array[0]  # by the video's other name
-    data = ready(root, Task(uses_context=True), context=[tmp_path / "store", tmp_path / "gvf.h5"])
+    data = ready(root, Task(uses_context=True), features=[tmp_path / "store", tmp_path / "gvf.h5"])
     assert data.provenance()["splits"]["train"]["dropped"] == {"no context of the video": 3}
     for batch in [*epoch(data), *data.val_dataloader()]:
         assert batch.context.dtype == torch.float32
@@ -466,7 +466,7 @@ def test_the_context_is_the_maximum_over_units(root: Path, tmp_path: Path) -> No
     assert not (root / "features").exists()
     write_csv(root, "train", [row("c", *segment) for segment in SEGMENTS])
     with pytest.raises(AnnotationError, match="no usable segment"):
-        ready(root, Task(uses_context=True), context=tmp_path / "gvf.h5")
+        ready(root, Task(uses_context=True), features=tmp_path / "gvf.h5")
 
 
 def test_context_of_odd_shapes(root: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -487,14 +487,14 @@ def test_context_of_odd_shapes(root: Path, tmp_path: Path, caplog: pytest.LogCap
         store.maximum("v_b")
     with pytest.raises(FeatureError, match=r"shape \(2, 2, 3\)"):
         store.maximum("v_c")
-    data = ready(root, Task(uses_context=True), context=tmp_path / "gvf.h5")
+    data = ready(root, Task(uses_context=True), features=tmp_path / "gvf.h5")
     assert data.reports["train"].used == 3, "what is broken is told, and left out"
     assert any("v_b" in message for message in caplog.messages)
     with h5py.File(tmp_path / "gvf.h5", "a") as file:
         del file["v_b"]
         file["v_b"] = np.zeros(4)
     with pytest.raises(FeatureError, match="those of v_b are 4 wide, those of v_a 3"):
-        ready(root, Task(uses_context=True), context=tmp_path / "gvf.h5")
+        ready(root, Task(uses_context=True), features=tmp_path / "gvf.h5")
 
 
 def test_no_context_is_made_for_a_task_without(root: Path) -> None:

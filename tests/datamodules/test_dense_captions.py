@@ -70,10 +70,12 @@ def root(tmp_path: Path) -> Path:
     return write_world(tmp_path / "world")
 
 
-def module(root: Path, stage: str = "fit", encoder: Any = None, **options: Any) -> DenseCaptions:
+def module(
+    root: Path, stage: str = "fit", encoder: Any = None, subsample: int = 1, **options: Any
+) -> DenseCaptions:
     options = {"features": root / "features", "num_workers": 0, "batch_size": 4, "eval_batch_size": 4} | options
     data = DenseCaptions(root, **options)
-    task = SimpleNamespace(video_encoder=encoder or Precomputed(DIM, window=4, stride=4))
+    task = SimpleNamespace(video_encoder=encoder or Precomputed(DIM, window=4, stride=4), subsample=subsample)
     data.trainer: Any = SimpleNamespace(lightning_module=task, world_size=1)
     data.prepare_data()
     data.setup(stage)
@@ -250,7 +252,7 @@ def test_tasks_that_do_not_fit(root: Path) -> None:
     with pytest.raises(TypeError, match="video_encoder"):
         data.setup("fit")
     for options, message in (
-        ({"subsample": 0}, "subsample=0"),
+        ({"held_out": 0}, "held_out=0"),
         ({"max_proposals": 1001}, "looks at 1000 proposals"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -483,7 +485,7 @@ def anet() -> DenseCaptions:
     """The real files, and a store that says it has every video."""
     data = DenseCaptions(shared("data", "anet_captions"), vocabulary_from="all", num_workers=0)
     data.trainer: Any = SimpleNamespace(
-        lightning_module=SimpleNamespace(video_encoder=Precomputed(DIM)), world_size=1
+        lightning_module=SimpleNamespace(video_encoder=Precomputed(DIM), subsample=1), world_size=1
     )
     ids = {q.video_id for split in data.files for q in data.read(split)}
     data.store: Any = SimpleNamespace(ids=ids, path="nowhere")
