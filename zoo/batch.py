@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from .text.grounded_text import GroundedText
+
 
 @dataclass
 class GroundingBatch:
@@ -274,3 +276,48 @@ class EventBatch:
 
     def __len__(self) -> int:
         return len(self.video_ids)
+
+
+@dataclass
+class GroundedClipBatch:
+    """Clips with a sentence whose phrases have boxes. B clips, F frames each, N phrases of all clips together.
+
+    In training F is the task's number of frames. In evaluation these are all frames of the clip at the data set's
+    rate; shorter clips repeat their last frame, with `mask` False. The n-th phrase is the next one of its clip in
+    the order of the sentence; phrases of a clip are next to each other, clips in order.
+
+    Attributes:
+        frames: per encoder of the task (`streams`) ``(B, F, 3, H, W)`` uint8, as that encoder wants them.
+        mask: ``(B, F)`` bool, True = a frame of its own.
+        captions: B sentences with their phrases; without phrases where nothing is known.
+        references: B lists of published sentences about each clip.
+        given: the sentence is given also in evaluation, and only its boxes are asked for (VidSTG).
+        clip: ``(N,)`` int64, ascending, clip of every phrase.
+        boxes: ``(N, F, 4)`` float, cx, cy, w, h as shares of width and height of the frame; 0 where not visible.
+        visible: ``(N, F)`` bool, True = there is a box.
+        truths: per clip and frame all annotated boxes ``(phrase, [x1, y1, x2, y2])`` in pixels, of which there may
+            be several per phrase; empty where nothing is annotated.
+        times_s: ``(B, F)`` float, seconds from the beginning of the file.
+        sizes: ``(B, 2)`` float, width and height of the original video in pixels.
+        clip_ids: B identifiers.
+        video_ids: B identifiers.
+        index: ``(B,)`` int64, position in the split; tells a repeated sample from a new one.
+    """
+
+    frames: list[Tensor]
+    mask: Tensor
+    captions: list[GroundedText]
+    references: list[list[str]]
+    given: bool
+    clip: Tensor
+    boxes: Tensor
+    visible: Tensor
+    truths: list[list[list[tuple[str, list[float]]]]]
+    times_s: Tensor
+    sizes: Tensor
+    clip_ids: list[str]
+    video_ids: list[str]
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.captions)
