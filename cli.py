@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
+from inspect import signature
 from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jsonargparse import Namespace
 
 from . import __version__
-from .tasks.verbs import EXTRACT, PROPAGATE, TRAINING_VERBS, make_parser
+from .tasks.verbs import ANNOTATE_CAPTIONS, EXTRACT, PROPAGATE, TRAINING_VERBS, make_parser
 
 if TYPE_CHECKING:
     from .datamodules.proposal_files import Proposals
@@ -45,6 +46,8 @@ def main(argv: list[str] | None = None) -> None:
             _extract(words[1:])
         elif words[:2] == ["annotate", "propagate"]:
             _propagate(words[2:])
+        elif words[:2] == ["annotate", "grounded-captions"]:
+            _annotate_captions(words[2:])
         else:
             config = make_parser(__version__).parse_args(words)
             verbs = {"list": _list, "toyworld": _toyworld, "ground": _ground, "caption": _caption}
@@ -208,6 +211,25 @@ def _propagate(words: list[str]) -> None:
     propagate(predictor(config.trainer), recipe, **made)
 
 
+def _annotate_captions(words: list[str]) -> None:
+    _log_plainly()
+    import_everything()
+    from .datamodules.annotate_captions import annotate_captions
+    from .tasks.launch import HelpfulParser
+    from .tasks.predicting import LabelConfig, add_devices, predictor
+
+    name = "groundzoo annotate grounded-captions"
+    parser = HelpfulParser(prog=name, description=ANNOTATE_CAPTIONS, allow_abbrev=False)
+    parser.add_argument("-c", "--config", action=LabelConfig, help="YAML file, here or in the package.")
+    parser.add_function_arguments(annotate_captions, skip={"engine", "recipe"})
+    add_devices(parser)
+    config = parser.parse_args(words)
+    given = json.loads(parser.dump(config, skip_none=False, format="json"))
+    made = {k: v for k, v in vars(parser.instantiate_classes(config)).items() if k not in ("config", "trainer")}
+    recipe = {"captioner": given["captioner"], "chat": given["chat"], "precision": str(config.trainer.precision)}
+    annotate_captions(predictor(config.trainer), recipe, **made)
+
+
 # ---- from a user's own video ----------------------------------------------------------------------------
 
 
@@ -258,8 +280,14 @@ def _ground(config: Namespace) -> None:
 def _caption(config: Namespace) -> None:
     if config.end is not None and config.end <= (config.start or 0):
         raise ValueError(f"--end must be later than --start, got {config.start or 0:g} to {config.end:g} s")
+    task = _opened("caption", "does not describe videos with sentences", config.ckpt, config.device)
+    names = {"beam_size": "beam_size", "start": "start_s", "end": "end_s", "threshold": "threshold"}
+    for option, name in names.items():  # captioners differ in what they take
+        if config[option] is not None and name not in signature(task.caption).parameters:
+            raise ValueError(f"{type(task).__name__} ({config.ckpt}) has no use for --{option}: leave it out")
+    options = {name: config[option] for option, name in names.items() if config[option] is not None}
     videos = [Path(video) for video in config.videos]
-    _ask("caption", "does not describe videos with sentences", videos, config, _caption_one)
+    _answer("caption", task, videos, config, partial(_caption_one, options=options), "json,png")
 
 
 def _localize(config: Namespace) -> None:
@@ -384,35 +412,33 @@ def _ground_one(task: Any, video: Path, target: Path, config: Namespace, queries
         mark_moments(video, _beside(target, ".mp4"), best)
 
 
-def _caption_one(task: Any, video: Path, target: Path, config: Namespace) -> None:
-    """A sentence whose words point at the video."""
+def _caption_one(task: Any, video: Path, target: Path, config: Namespace, options: Mapping[str, Any]) -> None:
+    """A sentence whose phrases point at the video."""
     from rich.console import Console
 
     from .datamodules.marking import mark_words
     from .datamodules.video import VideoError, probe, read_frames
-    from .tasks.caption_pictures import CELL, LitWords, save_picture, shown_frames, strip, word_colours
+    from .tasks.caption_pictures import CELL, LitPhrases, phrase_colours, save_picture, shown_frames, strip
+    from .tasks.grounded_caption import caption_record
     from .tasks.tables import caption_table
-    from .zoo.text.grammar import tag
 
     info = probe(video)
     if config.start is not None and config.start >= info.duration_s:
         raise VideoError(f"It lasts {info.duration_s:.2f} s; --start {config.start:g} is not before its end.")
-    end_s = None if config.end is None else min(config.end, info.duration_s)
-    answer = task.caption(video, beam_size=config.beam_size, start_s=config.start, end_s=end_s)
+    if config.end is not None:
+        options = {**options, "end_s": min(config.end, info.duration_s)}
+    answer = task.caption(video, **options)
     Console().print(caption_table(str(video), answer))
-    kinds = tag([word.text for word in answer.words])
-    words = [{**word._asdict(), "kind": kind} for word, kind in zip(answer.words, kinds, strict=True)]
     record = {"video": str(video), "duration_s": info.duration_s, "checkpoint": config.ckpt}
-    record |= {"caption": answer.text, "score": answer.score, "size": answer.size}
-    _write_json(target, record | {"times_s": answer.times_s, "words": words})
-    colours = word_colours(kinds)
+    _write_json(target, record | caption_record(answer))
+    colours = phrase_colours(answer)
     times_s = [answer.times_s[number] for number in shown_frames(len(answer.times_s))]
     frames = read_frames(video, times_s, (CELL, max(1, round(CELL * info.width / info.height))))
     picture = strip(answer, colours, frames.permute(0, 2, 3, 1).numpy())
     save_picture(picture, _beside(target, ".png"))
     if config.mark:
-        painter = partial(LitWords, answer, colours)
-        mark_words(video, _beside(target, ".mp4"), painter, config.start or 0.0, end_s)
+        painter = partial(LitPhrases, answer, colours)
+        mark_words(video, _beside(target, ".mp4"), painter, config.start or 0.0, options.get("end_s"))
 
 
 def _localize_one(task: Any, video: Path, target: Path, config: Namespace, actions: list[str]) -> None:

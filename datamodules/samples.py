@@ -88,7 +88,12 @@ def read_passes(reader: FrameReader, spec: FrameSpec, times_s: Sequence[float]) 
 
 
 def read_samples(
-    path: Path, specs: Sequence[FrameSpec], frames: int, start_s: float = 0.0, end_s: float | None = None
+    path: Path,
+    specs: Sequence[FrameSpec],
+    frames: int,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    fps: float | None = None,
 ) -> Samples:
     """Read F moments of a stretch of a video file for several encoders.
 
@@ -98,6 +103,7 @@ def read_samples(
         frames: F.
         start_s: start of the stretch.
         end_s: its end; None is the end of the file.
+        fps: moments per second; a stretch too short for F of them has F all the same.
 
     Raises:
         VideoError: the file cannot be read.
@@ -111,6 +117,8 @@ def read_samples(
                 f"{path}: nothing lies between {start_s:g} s and {end_s if end_s is None else f'{end_s:g}'} s; "
                 f"the video has {info.duration_s:.2f} s"
             )
+        if fps is not None:
+            frames = max(frames, round((end - start_s) * fps))
         times = sample_times(start_s, end, frames).tolist()
         passes = [read_passes(reader, spec, times) for spec in specs]
         return Samples(passes, times, (start_s, end), (info.width, info.height))

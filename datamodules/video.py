@@ -142,13 +142,36 @@ class FrameReader:
             IndexError: a number is out of range.
             VideoError: nothing can be decoded, the call took too long, or the reader is closed.
         """
-        numbers = [int(index) for index in indices]
-        for number in numbers:
-            if not 0 <= number < self.info.num_frames:
-                raise IndexError(f"{self.path}: no frame {number}; frames are 0 to {self.info.num_frames - 1}")
+        numbers = self._checked(indices)
         frames, missing = self._within_time(lambda: self._read(numbers, size or self._size))
         self._warn_of(missing, len(set(numbers)))
         return frames
+
+    def at_sizes(self, indices: Sequence[int] | Tensor, sizes: Sequence[Size | None]) -> list[Tensor]:
+        """The pictures of `at` in several sizes, decoded once; bit-equal to `at` of each size.
+
+        Args:
+            indices: T numbers from 0 to num_frames - 1.
+            sizes: (height, width) each; None keeps the file's size.
+
+        Returns:
+            per size uint8 (T, 3, H, W).
+
+        Raises:
+            IndexError, VideoError: as `at`.
+        """
+        shapes = [size or (self.info.height, self.info.width) for size in sizes]
+        different, numbers = list(dict.fromkeys(shapes)), self._checked(indices)
+        if len(different) == 1:
+            return [self.at(numbers, different[0])] * len(shapes)
+        if not numbers:
+            return [self.at(numbers, shape) for shape in shapes]
+        wanted, rows = np.unique(numbers, return_inverse=True)
+        self._walker = walker = Walker(self._index)
+        pieces = self._within_time(lambda: list(walker.pieces([wanted] * len(different), different, len(wanted))))
+        self._warn_of(pieces[0][2], len(wanted))
+        frames = {different[series]: pictures[rows] for series, pictures, _ in pieces}
+        return [frames[shape] for shape in shapes]
 
     def at_times(
         self, seconds: Sequence[float] | Tensor | npt.NDArray[np.float64], size: Size | None = None
@@ -165,7 +188,11 @@ class FrameReader:
         times = np.asarray(seconds, dtype=np.float64).reshape(-1)
         if not np.isfinite(times).all():
             raise ValueError(f"{self.path}: times must be finite seconds, got {times}")
-        return self.at(self._index.numbers_at(times).tolist(), size)
+        return self.at(self.numbers_at(times).tolist(), size)
+
+    def numbers_at(self, seconds: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+        """Numbers of the pictures shown at these times; outside the video its first or last one."""
+        return self._index.numbers_at(seconds)
 
     def uniform(self, count: int, size: Size | None = None) -> Tensor:
         """The pictures in the middle of `count` equal parts of the video, uint8 (count, 3, H, W)."""
@@ -224,6 +251,13 @@ class FrameReader:
             number, frames, missing = piece
             self._warn_of(missing, len(frames))
             yield number, frames
+
+    def _checked(self, indices: Sequence[int] | Tensor) -> list[int]:
+        numbers = [int(index) for index in indices]
+        for number in numbers:
+            if not 0 <= number < self.info.num_frames:
+                raise IndexError(f"{self.path}: no frame {number}; frames are 0 to {self.info.num_frames - 1}")
+        return numbers
 
     def _times(self, fps: float | None, chunk: int) -> npt.NDArray[np.float64]:
         if chunk < 1 or (fps is not None and not (math.isfinite(fps) and fps > 0)):

@@ -18,11 +18,16 @@ from torchmetrics import Metric, MetricCollection
 from ..zoo.encoder import Encoder
 from ..zoo.text.base import TextEncoder
 from ..zoo.video.base import VideoEncoder, VideoUnits
-from .schedules import SGD, Stage, StepDecay, WarmupCosine, WarmupSteps, one_cycle
+from .schedules import SGD, AdamW, Stage, StepDecay, Warmup, WarmupSteps, one_cycle
 
 log = logging.getLogger(__name__)
 
 Prediction = dict[str, Any]
+
+
+def lower_is_better(monitor: str) -> bool:
+    """Whether the best value of a logged metric is the lowest: it is a loss."""
+    return monitor.endswith("loss")
 
 
 class Step(NamedTuple):
@@ -50,8 +55,8 @@ class Task(L.LightningModule, ABC):
         video_encoder: how video is read; the data module asks it for frame rate, window and size.
         text_encoder: how text is read, where the task reads any.
         encoders: names of the encoders there are.
-        monitor: key of the metric that picks the best checkpoint; higher is better. The command line takes that of
-            `monitor_on`.
+        monitor: key of the metric that picks the best checkpoint; of a loss the lowest value is the best, of all
+            else the highest. The command line takes that of `monitor_on`.
         awaits_checkpoint: set by the command line where a checkpoint is loaded after `setup`: it has the words.
         video_reader: set by `groundzoo.load`; turns a video file into the encoder's units.
         window_reader: set by `groundzoo.load`; reads the frames of one pass per clip, for a trainable encoder.
@@ -140,9 +145,9 @@ class Task(L.LightningModule, ABC):
 
     def trainable_parts(self) -> dict[str, list[nn.Parameter]]:
         """Groups of parameters that `Stage.train` can name; an encoder that is frozen for good is in none."""
-        modules: dict[str, nn.Module] = {"network": self.network}
-        modules |= {name: encoder for name in self.encoders if (encoder := getattr(self, name)).trainable}
-        parts = {name: list(module.parameters()) for name, module in modules.items()}
+        encoders = {name: encoder for name in self.encoders if (encoder := getattr(self, name)).trainable}
+        parts = {"network": list(self.network.parameters())}
+        parts |= {name: list(encoder.learned_parameters()) for name, encoder in encoders.items()}
         return {"all": [p for part in parts.values() for p in part]} | parts
 
     # ---- vocabulary -------------------------------------------------------------------------------------
@@ -227,6 +232,9 @@ class Task(L.LightningModule, ABC):
                 weight_decay=stage.optimizer.weight_decay,
                 fused=fused,
             )
+        elif isinstance(stage.optimizer, AdamW):
+            settings = {"betas": stage.optimizer.betas, "weight_decay": stage.optimizer.weight_decay}
+            optimizer = torch.optim.AdamW(self._parameter_groups(), lr=self.rates[0], fused=fused, **settings)
         else:
             optimizer = torch.optim.Adam(self._parameter_groups(), lr=self.rates[0], fused=fused)
         if stage.schedule == "constant":
@@ -241,7 +249,9 @@ class Task(L.LightningModule, ABC):
         def share(step: int) -> float:
             if isinstance(rule, WarmupSteps):
                 return rule.share(step * stage.epochs / steps)
-            return rule.share(step, steps) if isinstance(rule, WarmupCosine) else one_cycle(step / steps)
+            if isinstance(rule, Warmup):
+                return rule.share(step, steps)
+            return one_cycle(step / steps)
 
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,6 +20,7 @@ from ..zoo.decoding import Sentences
 from ..zoo.text.lemmas import lemma
 from ..zoo.video.base import VideoEncoder, pool_cells
 from .base import Prediction, Task
+from .grounded_caption import GroundedCaption, GroundedPhrase
 from .metrics.caption_scorers import Score
 from .metrics.captions import CaptionScores
 from .metrics.dense_captions import DenseCaptionScores
@@ -28,38 +30,6 @@ from .schedules import Stage
 
 log = logging.getLogger(__name__)
 BOX_WIDTH = 720  # of a frame, in the coordinates of ActivityNet-Entities
-
-
-class GroundedWord(NamedTuple):
-    """One word of a caption, and where the model looked when it chose it.
-
-    Attributes:
-        text: the word.
-        boxes: F boxes, x1, y1, x2, y2 in pixels of the original frame: the most attended region of each frame.
-        shares: F numbers, how much of the word's attention fell on each frame; their sum is 1.
-    """
-
-    text: str
-    boxes: list[list[float]]
-    shares: list[float]
-
-
-class GroundedCaption(NamedTuple):
-    """A sentence about a stretch of video.
-
-    Attributes:
-        text: the sentence.
-        score: log-probability per word, <= 0; comparable between captions of one model.
-        words: its words in order.
-        times_s: F times in the video at which frames were looked at, seconds.
-        size: (width, height) of the original frames in pixels.
-    """
-
-    text: str
-    score: float
-    words: list[GroundedWord]
-    times_s: list[float]
-    size: tuple[int, int]
 
 
 class Places(NamedTuple):
@@ -267,7 +237,7 @@ class CaptionTask(Task):
                 "references": batch.references[v],
             }
             if outputs.said is not None and size[0] == size[0]:
-                record["words"] = [w._asdict() for w in _grounded(words, outputs.said[v], size)]
+                record["phrases"] = [p._asdict() for p in _grounded(words, outputs.said[v], size)]
             if self.classes:
                 record["grounding"] = self._grounding_record(v, outputs, batch)
             records.append(record)
@@ -337,9 +307,10 @@ class CaptionTask(Task):
         return GroundedCaption(
             text=sentence_of(words),
             score=answers.scores[0],
-            words=_grounded(words, answers.said[0], samples.size),
+            phrases=_grounded(words, answers.said[0], samples.size),
             times_s=[round(t, 3) for t in samples.times_s],
             size=samples.size,
+            measure="attention",
         )
 
 
@@ -348,9 +319,17 @@ def scores_of(said: Sentences) -> list[float]:
     return (said.log_prob / (said.lengths + 1)).tolist()
 
 
-def _grounded(words: Sequence[str], places: Places, size: Sequence[float]) -> list[GroundedWord]:
+def _grounded(words: Sequence[str], places: Places, size: Sequence[float]) -> list[GroundedPhrase]:
+    """Every word of a sentence as a phrase of its own."""
+    ends = [end - 1 for end in accumulate(len(word) + 1 for word in words)]
     boxes = (places.boxes * torch.tensor([*size, *size])).tolist()
     return [
-        GroundedWord(word, [[round(x, 1) for x in box] for box in boxes[i]], [round(s, 4) for s in shares])
-        for i, (word, shares) in enumerate(zip(words, places.shares.tolist(), strict=True))
+        GroundedPhrase(
+            text=word,
+            start=end - len(word),
+            end=end,
+            boxes=[[round(x, 1) for x in box] for box in boxes[i]],
+            scores=[round(share, 4) for share in shares],
+        )
+        for i, (word, end, shares) in enumerate(zip(words, ends, places.shares.tolist(), strict=True))
     ]

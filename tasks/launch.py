@@ -26,7 +26,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from .base import Task
+from .base import Task, lower_is_better
 from .hints import explain
 from .run_folder import RandomState, Reference, RunFolder
 from .stages import StageSchedule
@@ -252,7 +252,8 @@ class GroundZooCLI(LightningCLI):
                 if task.monitor is None:
                     _say("nothing to validate on: the weights of the last epoch are kept, there is no best.ckpt")
                 else:
-                    callbacks.append(ModelCheckpoint(filename="best", monitor=task.monitor, mode="max", **common))
+                    best: dict[str, Any] = {"mode": "min" if lower_is_better(task.monitor) else "max", **common}
+                    callbacks.append(ModelCheckpoint(filename="best", monitor=task.monitor, **best))
                 callbacks.append(ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common))
             if not given.fast_dev_run:
                 _keep_old(self.run_dir / "metrics.csv")

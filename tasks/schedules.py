@@ -28,21 +28,24 @@ class StepDecay:
 
 
 @dataclass(frozen=True)
-class WarmupCosine:
-    """A learning rate that rises linearly and falls to 0 in half a cosine, step by step.
+class Warmup:
+    """A learning rate that rises linearly and falls to 0, step by step.
 
     Attributes:
         steps: of the rise; at most half of the stage.
+        fall: in half a cosine, or in a line.
     """
 
     steps: int = 5000
+    fall: Literal["cosine", "linear"] = "cosine"
 
     def share(self, step: int, total: float) -> float:
         """Share of the greatest learning rate at a step of `total` steps, counted from 0."""
         rise = min(float(self.steps), total / 2)
         if step < rise:
             return (step + 1) / (rise + 1)
-        return (1 + math.cos(math.pi * min(1.0, (step - rise) / max(1.0, total - rise)))) / 2
+        progress = min(1.0, (step - rise) / max(1.0, total - rise))
+        return (1 + math.cos(math.pi * progress)) / 2 if self.fall == "cosine" else 1 - progress
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,19 @@ class WarmupSteps:
         """Share of the greatest learning rate after so many epochs, parts of them counted."""
         rise = 1.0 if epoch >= self.epochs else self.start + (1 - self.start) * epoch / self.epochs
         return rise * self.factor ** sum(epoch >= milestone for milestone in self.milestones)
+
+
+@dataclass(frozen=True)
+class AdamW:
+    """Adam with other settings than its own.
+
+    Attributes:
+        betas: of the running means of gradients and of their squares.
+        weight_decay: apart from the gradient, of all parameters that are trained.
+    """
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -92,8 +108,8 @@ class Stage:
         train: a name of `Task.trainable_parts`.
         lr: (peak) learning rate of Adam, or of `optimizer`.
         epochs: length.
-        schedule: `constant`, `one_cycle` with its peak at `lr`, steps down from `lr`, a warm-up and a cosine, or a
-            warm-up and steps.
+        schedule: `constant`, `one_cycle` with its peak at `lr`, steps down from `lr`, or a warm-up and a
+            fall, smooth or in steps.
         keep_batchnorm: frozen parts keep their batch norm statistics (True) or go on updating them.
         lr_of: learning rates of parts that have one of their own, by names of `Task.trainable_parts`; of two that
             overlap the later counts. A part with the rate 0 is frozen.
@@ -106,11 +122,11 @@ class Stage:
     train: str = "all"
     lr: float = 1e-3
     epochs: int = 10
-    schedule: Literal["constant", "one_cycle"] | StepDecay | WarmupCosine | WarmupSteps = "constant"
+    schedule: Literal["constant", "one_cycle"] | StepDecay | Warmup | WarmupSteps = "constant"
     keep_batchnorm: bool = True
     lr_of: dict[str, float] = field(default_factory=dict)
     monitor: str | None = None
-    optimizer: Literal["adam"] | SGD = "adam"
+    optimizer: Literal["adam"] | AdamW | SGD = "adam"
     scale_lr: bool = False
 
 

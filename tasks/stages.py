@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy
 
-from .base import Task
+from .base import Task, lower_is_better
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,8 @@ class StageSchedule(Callback):
         value = known.get(wanted or task.monitor or "")
         if value is None:
             return
-        if self.best is None or not math.isfinite(self.best) or value.item() > self.best:
+        sign = -1 if lower_is_better(wanted or task.monitor or "") else 1
+        if self.best is None or not math.isfinite(self.best) or sign * value.item() > sign * self.best:
             self.best = value.item()
             trainer.save_checkpoint(self._path(task.stage_index), weights_only=True)
 

@@ -59,9 +59,9 @@ from ..zoo.transport import frame_scores, mean_scores, random_frames, spread_fra
 from ..zoo.video.base import VideoEncoder
 from .base import Step
 from .localizing import LocalizationTask, Located
-from .schedules import Stage, WarmupCosine
+from .schedules import Stage, Warmup
 
-PAPER_STAGES = (Stage(losses=("global", "local"), lr=1e-4, epochs=10, schedule=WarmupCosine(5000)),)
+PAPER_STAGES = (Stage(losses=("global", "local"), lr=1e-4, epochs=10, schedule=Warmup(5000)),)
 PAIRS = 64  # windows and texts whose attention is rolled out at a time
 
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from rich.table import Table
 from rich.text import Text
 
-from .captions import GroundedCaption
+from .caption_pictures import phrase_colours
 from .describing import ToldEvent
+from .grounded_caption import GroundedCaption
 from .localizing import Localization
 from .moments import Moment
 
@@ -26,9 +27,13 @@ def moments_table(video: str, queries: Sequence[str], answers: Sequence[Sequence
 
 
 def caption_table(video: str, caption: GroundedCaption) -> Table:
-    """The sentence and its score."""
+    """The sentence, its phrases in the colours of the pictures, and its score."""
     table = Table("video", "caption", "score")
-    table.add_row(Text(video, overflow="fold"), Text(caption.text), f"{caption.score:.3f}")
+    sentence = Text(caption.text)
+    for number, (red, green, blue) in phrase_colours(caption).items():
+        phrase = caption.phrases[number]
+        sentence.stylize(f"bold rgb({red},{green},{blue})", phrase.start, phrase.end)
+    table.add_row(Text(video, overflow="fold"), sentence, f"{caption.score:.3f}")
     return table
 
 

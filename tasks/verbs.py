@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, get_args
 
 from jsonargparse import ArgumentParser
-from jsonargparse.typing import NonNegativeFloat, PositiveFloat, PositiveInt
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 
 TRAINING_VERBS = {
     "fit": "Train a task; the run's folder gets checkpoints, metrics and logs.",
@@ -15,14 +15,21 @@ TRAINING_VERBS = {
 }
 EXTRACT = "Turn videos into a feature store: any encoders, any number of devices, resumable."
 LIST = "List tasks, encoders, trackers, detectors, data modules and packaged configurations."
-PRESETS = "default, w1, captions, clips, narrations, narrations_enter, narrations_two, described or described_one"
-FORMATS = "whose annotation format is written; howto100m for narrations, activitynet for described events"
+PRESETS = (
+    "default, w1, captions, clips, narrations, narrations_enter, narrations_two, described, described_one, "
+    "grounded or grounded_hidden"
+)
+FORMATS = (
+    "whose annotation format is written; howto100m for narrations, activitynet for described events, "
+    "iground (with VidSTG) for grounded clips"
+)
 CONCEPTS = "Choose the most frequent content words of captions: what clips are labelled with."
 TAGGER = "textblob's lexicon, or our own rules, which need no other package"
 STOP = "words to leave out: separated by commas, a text file, or none; unless given: be,have,do,not,n't"
 DESCRIBE = "Tell the events of videos: when each of them happens, and a sentence about it."
 OF_SEVERAL = "of several models: how their sentences are chosen;"
 PROPAGATE = "Turn sparse boxes into boxes with scores in every frame: tracked, on any devices, resumable."
+ANNOTATE_CAPTIONS = "Videos get sentences whose phrases have boxes: by models alone, on any devices, resumable."
 
 
 def make_parser(version: str) -> ArgumentParser:
@@ -43,6 +50,8 @@ def make_parser(version: str) -> ArgumentParser:
     verbs.add_subcommand("annotate", ways, help="Make annotations that training needs, once and ahead of it.")
     kinds = ways.add_subcommands(required=True, dest="way", metavar="WAY")
     kinds.add_subcommand("propagate", ArgumentParser(description=PROPAGATE), help=PROPAGATE)
+    captions = ArgumentParser(description=ANNOTATE_CAPTIONS)
+    kinds.add_subcommand("grounded-captions", captions, help=ANNOTATE_CAPTIONS)
 
     listing = ArgumentParser(description=LIST)
     listing.add_argument("what", nargs="?", default="all", type=str, help="a part of a section's name, e.g. tasks")
@@ -76,12 +85,19 @@ def make_parser(version: str) -> ArgumentParser:
     _add_answering(ground, "grounded", "the moments marked")
     verbs.add_subcommand("ground", ground, help="Find the moments of videos that sentences describe.")
 
-    caption = ArgumentParser(description="Describe videos in a sentence whose words point at what they mean.")
+    caption = ArgumentParser(description="Describe videos in a sentence whose phrases point at what they mean.")
     caption.add_argument("videos", nargs="+", type=str, help="video files")
-    caption.add_argument("--beam_size", type=PositiveInt, default=1, help="sentences kept while searching")
+    caption.add_argument(
+        "--beam_size",
+        type=PositiveInt | None,
+        default=None,
+        help="sentences kept while searching; None: the task's",
+    )
     caption.add_argument("--start", type=NonNegativeFloat | None, default=None, help="describe from here, s")
     caption.add_argument("--end", type=NonNegativeFloat | None, default=None, help="describe until here, s")
-    _add_answering(caption, "captioned", "boxes and words lit")
+    help_threshold = "least probability of being seen for a box; None: the task's own"
+    caption.add_argument("--threshold", type=ClosedUnitInterval | None, default=None, help=help_threshold)
+    _add_answering(caption, "captioned", "boxes and phrases lit")
     verbs.add_subcommand("caption", caption, help="Describe videos in a sentence that points at what it means.")
 
     localize = ArgumentParser(description="Find when and where actions happen in videos.")

@@ -295,13 +295,14 @@ class GroundedClipBatch:
         clip: ``(N,)`` int64, ascending, clip of every phrase.
         boxes: ``(N, F, 4)`` float, cx, cy, w, h as shares of width and height of the frame; 0 where not visible.
         visible: ``(N, F)`` bool, True = there is a box.
-        truths: per clip and frame all annotated boxes ``(phrase, [x1, y1, x2, y2])`` in pixels, of which there may
-            be several per phrase; empty where nothing is annotated.
+        truths: per clip and frame of its own all annotated boxes ``(phrase, [x1, y1, x2, y2])`` in pixels, of
+            which there may be several per phrase; empty where nothing is annotated.
         times_s: ``(B, F)`` float, seconds from the beginning of the file.
         sizes: ``(B, 2)`` float, width and height of the original video in pixels.
         clip_ids: B identifiers.
         video_ids: B identifiers.
         index: ``(B,)`` int64, position in the split; tells a repeated sample from a new one.
+        subsets: named groups of clips to report on their own, ``(B,)`` bool each.
     """
 
     frames: list[Tensor]
@@ -318,6 +319,7 @@ class GroundedClipBatch:
     clip_ids: list[str]
     video_ids: list[str]
     index: Tensor
+    subsets: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.captions)

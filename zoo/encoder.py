@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from typing import Any, Self
 
 from torch import nn
@@ -39,9 +40,16 @@ class Encoder(nn.Module):
         super().__init__()
         self.trainable = trainable
 
+    def learned_parameters(self) -> Iterable[nn.Parameter]:
+        """What training changes, where the encoder is trainable: all there is, unless a subclass keeps a part."""
+        return self.parameters()
+
     def freeze_unless_trainable(self) -> None:
-        """Take all parameters out of training; call it at the end of a subclass's constructor."""
-        self.requires_grad_(self.trainable)
+        """Take what is not learned out of training; call it at the end of a subclass's constructor."""
+        self.requires_grad_(False)
+        if self.trainable:
+            for parameter in self.learned_parameters():
+                parameter.requires_grad_(True)
         self.train(self.trainable)
 
     def train(self, mode: bool = True) -> Self:

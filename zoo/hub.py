@@ -82,14 +82,22 @@ def _without(config: dict[str, Any]) -> dict[str, Any]:
     return {k: _without(v) if isinstance(v, dict) else v for k, v in config.items() if k not in NOT_KEPT}
 
 
-def build(kind: type[Any], config: Any, weights: str | Path, download: bool = False, **options: Any) -> Any:
-    """A network with its weights, float32.
+def build(
+    kind: type[Any],
+    config: Any,
+    weights: str | Path,
+    download: bool = False,
+    dtype: torch.dtype = torch.float32,
+    **options: Any,
+) -> Any:
+    """A network with its weights.
 
     Args:
         kind: a class of Transformers; parts of the files that it does not have (heads, other towers) are left.
         config: its configuration.
         weights: as for `read_config`; `random` and `checkpoint` start from the same numbers in every process.
         download: fetch them from the Hub if they are not on this machine.
+        dtype: of all its parameters, whatever the files have.
         options: further arguments of the class.
 
     Raises:
@@ -99,13 +107,14 @@ def build(kind: type[Any], config: Any, weights: str | Path, download: bool = Fa
         if weights in (RANDOM, CHECKPOINT):
             if weights == RANDOM:
                 log.warning("%s has random weights: good for a test, not for results", kind.__name__)
-            return kind(config, **options)
+            with _default(dtype):
+                return kind(config, **options)
         try:
             network, report = kind.from_pretrained(
                 str(weights),
                 config=config,
                 local_files_only=not download,
-                dtype=torch.float32,
+                dtype=dtype,
                 output_loading_info=True,
                 **options,
             )
@@ -117,6 +126,17 @@ def build(kind: type[Any], config: Any, weights: str | Path, download: bool = Fa
         names = f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
         raise ValueError(f"weights {weights} are not those of {kind.__name__}: {len(missing)} missing ({names})")
     return network
+
+
+@contextmanager
+def _default(dtype: torch.dtype) -> Iterator[None]:
+    """New parameters have this type at once: a large network is never twice as large in between."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 @contextmanager

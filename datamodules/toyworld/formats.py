@@ -19,6 +19,7 @@ from ..text_files import write_text
 from .activitynet import write_activitynet
 from .files import Splits
 from .howto100m import write_howto100m
+from .iground import RATE, write_iground
 from .scene import COLOURS, PRESETS, SHAPES, Segment, Video, WorldConfig
 from .shapes import boxes
 
@@ -213,6 +214,8 @@ def check_format(format: str, preset: str, config: WorldConfig) -> None:
             f"format 'msrvtt' captions whole videos, but preset {preset!r} has {config.events[0]} to "
             f"{config.events[1]} segments per video: take the preset clips, or the format activitynet_entities"
         )
+    if format == "iground" and config.fps < RATE:
+        raise ValueError(f"format 'iground' has boxes {RATE} times per second: fps must be {RATE} or more")
 
 
 def content(config: WorldConfig) -> str:
@@ -221,6 +224,8 @@ def content(config: WorldConfig) -> str:
         return "captioned segments"
     if config.described:
         return "described events"
+    if config.grounded:
+        return "grounded captions"
     return "narrated steps" if config.narrated else "queries"
 
 
@@ -232,6 +237,7 @@ FORMATS: dict[str, Callable[[Path, Splits], None]] = {
     "msrvtt": write_msrvtt,
     "howto100m": write_howto100m,
     "activitynet": write_activitynet,
+    "iground": write_iground,
 }
 
 CONTENT = {
@@ -242,6 +248,7 @@ CONTENT = {
     "msrvtt": "captioned segments",
     "howto100m": "narrated steps",
     "activitynet": "described events",
+    "iground": "grounded captions",
 }
 """What each format is made of."""
 
@@ -253,5 +260,6 @@ SPLITS: dict[str, tuple[str, ...]] = {
     "msrvtt": ("train", "val", "test"),
     "howto100m": ("train", "val", "test"),
     "activitynet": ("train", "val", "test"),
+    "iground": ("train", "val", "test"),
 }
 """The splits that each format knows, in the order in which videos are dealt to them."""

@@ -34,7 +34,8 @@ VERSION = 1
 """Raised whenever the same seed would no longer give the same frames and annotations."""
 
 LATER_OPTIONS = ("actions", "segments", "pause_s", "poor", "poor_annotated", "narrated", "gap_s", "narrated_steps",
-                 "chatter", "drop_word", "off_topic", "drift_s", "enter", "described")  # fmt: skip
+                 "chatter", "drop_word", "off_topic", "drift_s", "enter", "described", "shapes", "grounded",
+                 "bystander", "hidden", "hidden_share")  # fmt: skip
 """Options of the world that world.json names only where they differ from their defaults, so that a folder made
 before they existed is still known as the same world."""
 
@@ -43,6 +44,7 @@ COUNTED = {
     "captioned segments": ("segments",),
     "narrated steps": ("events", "narrations"),
     "described events": ("events",),
+    "grounded captions": ("events",),
 }
 """What world.json counts besides videos, by what the world is annotated with."""
 

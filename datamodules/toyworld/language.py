@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ...zoo.text.grounded_text import GroundedText
 from .scene import Actor, Event, Kind, Query, WorldConfig
 
 PHRASES: dict[str, tuple[str, str]] = {
@@ -20,6 +21,9 @@ PHRASES: dict[str, tuple[str, str]] = {
     "jump": ("jumps", "hops"),
     "shake": ("shakes", "trembles"),
 }
+
+SHORT = {action: phrases[0].replace("to the ", "") for action, phrases in PHRASES.items()} | {"rest": "rests"}
+"""The verb phrases of grounded captions."""
 
 # How a repeated event is told from its twin. Only the first way is always possible, so over a world the three
 # come out as about 11 : 9 : 5.
@@ -124,6 +128,25 @@ def depict(actors: Sequence[Actor], event: Event, rng: np.random.Generator) -> s
     tail = f" {_company(actors, event.actor)}" if rng.random() < COUNTED else ""
     text = f"{article} {size}{who.colour} {who.shape} {verb}{tail}."
     return f"{text[0].upper()}{text[1:]}"
+
+
+def ground(actors: Sequence[Actor], events: Sequence[Event]) -> GroundedText:
+    """One sentence about simultaneous events, "a red circle moves left while a blue cross rests" and the like.
+
+    Args:
+        actors: of the video.
+        events: in the order in which the sentence names them.
+
+    Returns:
+        The sentence, in lower case without a full stop, and where in it each event's actor is named.
+    """
+    text, spans = "", []
+    for event in events:
+        text += " while " if text else ""
+        who = f"a {actors[event.actor].colour} {actors[event.actor].shape}"
+        spans.append((len(text), len(text) + len(who)))
+        text += f"{who} {SHORT[event.action]}"
+    return GroundedText(text, tuple(spans))
 
 
 def name_step(colour: str, shape: str, action: str) -> str:

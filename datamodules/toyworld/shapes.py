@@ -15,10 +15,11 @@ from .scene import ANGLE, CX, CY, Box, R
 
 Floats = NDArray[np.float32]
 
-# Sizes relative to the radius, so that the three shapes look equally big.
+# Sizes relative to the radius, so that the shapes look equally big.
 SQUARE = 0.88  # half the side
 TRIANGLE = 1.3  # centre to corner
 REACH = 1.3  # the farthest any shape extends from its centre
+CROSS, BAR = 1.1, 0.38  # half the length and half the width of its two bars
 SPOKE = 0.17  # half the width of the circle's dark spoke
 
 
@@ -89,7 +90,7 @@ def coverage(shape: str, radius: Floats, u: Floats, v: Floats) -> Floats:
     """Antialiased coverage: half a pixel of linear ramp on both sides of the outline.
 
     Args:
-        shape: one of ``SHAPES``.
+        shape: one of ``FIGURES``.
         radius: (T,) pixels.
         u: (T, S, S) offsets along the actor's axis.
         v: (T, S, S) offsets across.
@@ -102,6 +103,10 @@ def coverage(shape: str, radius: Floats, u: Floats, v: Floats) -> Floats:
         distance = np.sqrt(u * u + v * v) - r
     elif shape == "square":
         distance = np.maximum(np.abs(u), np.abs(v)) - SQUARE * r
+    elif shape == "cross":
+        long, wide = np.float32(CROSS) * r, np.float32(BAR) * r
+        lying = np.maximum(np.abs(u) - long, np.abs(v) - wide)
+        distance = np.minimum(lying, np.maximum(np.abs(u) - wide, np.abs(v) - long))
     else:  # a triangle with a corner at v = -TRIANGLE * r: its base and its two mirrored sides
         side = np.float32(math.sqrt(0.75)) * np.abs(u) - np.float32(0.5) * v
         distance = np.maximum(v, side) - TRIANGLE / 2 * r
@@ -129,7 +134,7 @@ def boxes(shape: str, track: Floats) -> Floats:
     """Boxes around an actor with its rim, not clipped to the frame.
 
     Args:
-        shape: one of ``SHAPES``.
+        shape: one of ``FIGURES``.
         track: (T, 5) states.
 
     Returns:
@@ -140,7 +145,12 @@ def boxes(shape: str, track: Floats) -> Floats:
         low_x = low_y = -r
         high_x = high_y = r
     else:
-        if shape == "square":
+        reach: float
+        if shape == "cross":
+            outer = math.atan2(BAR, CROSS)
+            corners = (np.arange(4)[:, None] * math.pi / 2 + np.array([-outer, outer])).ravel()
+            reach = math.hypot(CROSS, BAR)
+        elif shape == "square":
             corners, reach = np.arange(4) * math.pi / 2 + math.pi / 4, SQUARE * math.sqrt(2)
         else:
             corners, reach = np.arange(3) * 2 * math.pi / 3 - math.pi / 2, TRIANGLE

@@ -48,6 +48,9 @@ def truth(video: Video) -> dict[str, Any]:
 
         With descriptions there is ``described``: ``id`` = ``"{video}#{k}"``, ``start_s``, ``end_s``, ``sentence``
         and ``event`` (index).
+
+        In grounded worlds there is ``caption``: ``text`` and ``phrases``, per phrase ``start`` and ``end``
+        (characters), ``text``, ``actor`` and ``event`` (indices).
     """
     facts: dict[str, Any] = {
         "id": video.id,
@@ -100,6 +103,16 @@ def truth(video: Video) -> dict[str, Any]:
             }
             for k, sentence in enumerate(video.descriptions)
         ]
+    if video.caption is not None:
+        facts["caption"] = {
+            "text": video.caption.text,
+            "phrases": [
+                {"start": start, "end": end, "text": phrase, "actor": event.actor, "event": k}
+                for k, ((start, end), phrase, event) in enumerate(
+                    zip(video.caption.spans, video.caption.phrases, video.events, strict=True)
+                )
+            ],
+        }
     return facts
 
 
@@ -140,11 +153,25 @@ def visibility(video: Video, i: int) -> Floats:
     return share
 
 
+def seen_boxes(video: Video, i: int, shares: Floats) -> list[list[float] | None]:
+    """Boxes of actor ``i``, per frame xyxy pixels of the whole shape, clipped to the frame; None while not seen.
+
+    Args:
+        video: as scripted.
+        i: index of the actor.
+        shares: (T,) its :func:`visibility`.
+
+    Returns:
+        T entries.
+    """
+    frame = (video.width, video.height) * 2
+    clipped = _rounded(np.clip(boxes(video.actors[i].shape, video.tracks[:, i]), 0, frame), 1)
+    return [box if share >= SEEN else None for box, share in zip(clipped, shares.tolist(), strict=True)]
+
+
 def _actor(video: Video, i: int) -> dict[str, Any]:
     actor, track = video.actors[i], video.tracks[:, i]
     seen = visibility(video, i)
-    frame = (video.width, video.height) * 2
-    clipped = _rounded(np.clip(boxes(actor.shape, track), 0, frame), 1)
     return {
         "colour": actor.colour,
         "shape": actor.shape,
@@ -156,7 +183,7 @@ def _actor(video: Video, i: int) -> dict[str, Any]:
         "angle": _rounded(track[:, ANGLE], 2),
         "alpha": _rounded(track[:, ALPHA], 2),
         "visibility": _rounded(seen, 2),
-        "boxes": [box if share >= SEEN else None for box, share in zip(clipped, seen.tolist(), strict=True)],
+        "boxes": seen_boxes(video, i, seen),
     }
 
 

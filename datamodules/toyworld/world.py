@@ -7,7 +7,7 @@ thing twice, so that only "again", "before ...", "early in the video" decide.
 
 In a captioned world nothing is asked; instead segments of the video are told, see :mod:`.segments`; in a narrated
 world the events are steps that someone talks about, see :mod:`.narration`; in a described world each event has a
-sentence that says more than its action.
+sentence that says more than its action; a grounded world is one of short clips, see :mod:`.grounded`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from . import language, motion, narration, segments
+from . import grounded, language, motion, narration, segments
+from .patches import draw_patches
 from .scene import (
     ACTIONS,
     COLOURS,
     PRESETS,
-    SHAPES,
     SIZES,
     Actor,
     Event,
@@ -34,12 +33,12 @@ from .scene import (
     Video,
     WorldConfig,
 )
-from .shapes import boxes
 from .truth import truth
 
 __all__ = ["ACTIONS", "PRESETS", "Actor", "Event", "Patch", "Query", "Scene", "Video", "WorldConfig",
            "script_video", "truth", "video_id"]  # fmt: skip
 
+UNSEEN_S = 60  # seconds before a grounded video begins: enough to hurry anywhere
 TRIES = 50  # draws of an actor and an action until one fits
 
 
@@ -59,24 +58,36 @@ def script_video(config: WorldConfig, seed: int, index: int) -> Video:
     Returns:
         The video. Options such as cuts or patches do not change its actors and events.
     """
-    streams = np.random.SeedSequence([seed, index]).spawn(11)  # a new one goes last: the others stay what they are
-    cast, plot, body, words, backdrop, hiding, spoiling, marking, telling, clicking, describing = map(
+    streams = np.random.SeedSequence([seed, index]).spawn(12)  # a new one goes last: the others stay what they are
+    cast, plot, body, words, backdrop, hiding, spoiling, marking, telling, clicking, describing, leaving = map(
         np.random.default_rng, streams
     )
     num_frames = round(cast.uniform(*config.duration_s) * config.fps)
-    actors = _draw_actors(config, cast)
-    homes = _draw_homes(config, actors, cast)
     draw_windows = _draw_windows
     if config.segments or config.described:
         draw_windows = segments.draw_windows
     elif config.narrated:
         draw_windows = narration.draw_windows
+    elif config.grounded:
+        draw_windows = grounded.draw_windows
     windows = draw_windows(config, num_frames, plot)
-    events = _draw_events(config, actors, homes, windows, plot)
+    if config.grounded:
+        count = len(windows) + (cast.random() < config.bystander)
+    else:
+        count = int(cast.integers(config.actors[0], config.actors[1] + 1))
+    actors = _draw_actors(config, count, cast)
+    for _ in range(TRIES):
+        homes = _draw_homes(config, actors, cast)
+        events = _draw_events(config, actors, homes, windows, plot)
+        if not config.grounded or len(events) == len(windows):
+            break  # a grounded clip is about as many as it promised; else other places, with more room
     tracks = motion.tracks(config, actors, homes, events, num_frames, body)
     if config.enter:
         motion.enter(tracks, events, config.fps)
-    asked = not (config.segments or config.narrated or config.described)
+    patches = draw_patches(config, actors, tracks, hiding)
+    if config.grounded:
+        patches += grounded.hide(config, actors, events, tracks, leaving)
+    asked = not (config.segments or config.narrated or config.described or config.grounded)
     video = Video(
         id=video_id(index),
         width=config.width,
@@ -88,8 +99,9 @@ def script_video(config: WorldConfig, seed: int, index: int) -> Video:
         events=tuple(events),
         queries=tuple(language.ask(config, actors, events, num_frames, words)) if asked else (),
         scenes=tuple(_draw_scenes(config, num_frames, backdrop)),
-        patches=tuple(_draw_patches(config, actors, tracks, hiding)),
+        patches=tuple(patches),
         tracks=tracks,
+        caption=language.ground(actors, events) if config.grounded else None,
     )
     if config.segments:
         return segments.caption(config, video, spoiling, marking)
@@ -98,13 +110,12 @@ def script_video(config: WorldConfig, seed: int, index: int) -> Video:
     return narration.narrate(config, video, telling, clicking) if config.narrated else video
 
 
-def _draw_actors(config: WorldConfig, rng: np.random.Generator) -> list[Actor]:
-    count = int(rng.integers(config.actors[0], config.actors[1] + 1))
+def _draw_actors(config: WorldConfig, count: int, rng: np.random.Generator) -> list[Actor]:
     colours = [str(colour) for colour in rng.permutation(list(COLOURS))[:count]]
-    shapes = [str(shape) for shape in rng.choice(SHAPES, count)]
+    shapes = [str(shape) for shape in rng.choice(config.shapes, count)]
     if count >= 3 and rng.random() < config.shared_colour:
         colours[1] = colours[0]
-        shapes[:2] = [str(shape) for shape in rng.permutation(SHAPES)[:2]]
+        shapes[:2] = [str(shape) for shape in rng.permutation(config.shapes)[:2]]
     sizes = rng.integers(0, len(SIZES), count)
     actors = [
         Actor(colour, shape, SIZES[size], config.radius_px[size])
@@ -178,18 +189,26 @@ def _draw_events(
             if who not in idle:
                 continue
             spare = (max(free_from[who], pause), start)
-            if config.enter:  # unseen it may hurry at any time
+            if config.grounded:  # before the clip begins, unseen
+                spare = (start - UNSEEN_S * config.fps, start)
+            elif config.enter:  # unseen it may hurry at any time
                 spare = motion.absence((free_from[who], start), config.fps)
             route = motion.find_route(config, actors[who], places[who], action, spare, end - start, rng)
             if route is None or (told and _buries(actors, places, who, route.to_xy)):
                 continue
             if config.described and route.dash is not None:  # a rest is a rest
                 continue
+            if config.grounded:
+                if grounded.meets(actors, places, list(events.values()), who, route):
+                    continue
+                route = replace(route, dash=None)
             turn = 1 if rng.random() < 0.5 else -1
             times = (start / config.fps, end / config.fps)
             events[k] = Event(who, action, start, end, *times, route.from_xy, route.to_xy, route.dash, turn)
             places[who], free_from[who] = route.to_xy, end
             break
+    if config.grounded:  # they are simultaneous: in the order in which the caption names them
+        return sorted(events.values(), key=lambda event: actors[event.actor].colour)
     return sorted(events.values(), key=lambda event: (event.start, event.end))
 
 
@@ -239,22 +258,3 @@ def _draw_scenes(config: WorldConfig, num_frames: int, rng: np.random.Generator)
         slope = (float(rng.uniform(-22, 22)), float(rng.uniform(-22, 22)))
         scenes.append(Scene(start, (red, green, blue), slope, int(rng.integers(2**31))))
     return scenes
-
-
-def _draw_patches(
-    config: WorldConfig, actors: Sequence[Actor], tracks: NDArray[np.float32], rng: np.random.Generator
-) -> list[Patch]:
-    """Grey patches, each as large as everything its actor does behind it; unrelated to the events."""
-    patches = []
-    num_frames = len(tracks)
-    for i, actor in enumerate(actors):
-        if rng.random() >= config.occlusion:
-            continue
-        length = min(round(rng.uniform(1, 4) * config.fps), num_frames)
-        start = int(rng.integers(0, num_frames - length + 1))
-        hidden = boxes(actor.shape, tracks[start : start + length, i])
-        low, high = np.floor(hidden[:, :2].min(0)) - 1, np.ceil(hidden[:, 2:].max(0)) + 1
-        x0, y0 = (max(int(value), 0) for value in low)
-        x1, y1 = min(int(high[0]), config.width), min(int(high[1]), config.height)
-        patches.append(Patch((x0, y0, x1, y1), start, start + length))
-    return patches

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from pointing_captions import pointing
+from pointing_captions import pointing, seen
 from tiny_captions import FRAMES, tiny_cvg
 
 from groundzoo import cli as command
@@ -18,7 +18,7 @@ from groundzoo.datamodules.marking import write_video
 from groundzoo.datamodules.samples import read_samples
 from groundzoo.datamodules.video import probe, read_frames
 from groundzoo.tasks.caption_pictures import COLOURS
-from groundzoo.tasks.captions import GroundedCaption
+from groundzoo.tasks.grounded_caption import GroundedCaption
 
 TEXT = "the dog chases a ball"
 
@@ -40,6 +40,19 @@ class Describer:
         size = (info.width, info.height)
         box = (0.25 * size[0], 0.25 * size[1], 0.75 * size[0], 0.75 * size[1])
         return pointing(self.text, {"dog": (0.7, 0.1, 0.1, 0.1)}, {"dog": box}, size, times)
+
+
+class Watcher:
+    """A task that tells whether phrases are seen, and takes a threshold but no beam."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+
+    def caption(self, video: str | Path, start_s: float | None = None, threshold: float = 0.5) -> GroundedCaption:
+        self.asked.append({"start_s": start_s, "threshold": threshold})
+        chances, times = {"the dog": (0.9, 0.8, 0.3, 0.2), "a ball": (0.1,) * 4}, (0.25, 0.75, 1.25, 1.75)
+        boxes = {"the dog": [(30.0, 22, 90, 68)], "a ball": [(0.0, 0, 9, 9)]}
+        return seen(TEXT, chances, boxes, (120, 90), times)
 
 
 class Grounder:
@@ -79,16 +92,16 @@ def test_everything_is_written(task: Describer, cli: Callable, video: Path) -> N
     record = json.loads(text)
     answer = Describer().caption(video)
     assert list(record) == [
-        "video", "duration_s", "checkpoint", "caption", "score", "size", "times_s", "words"
+        "video", "duration_s", "checkpoint", "caption", "score", "measure", "size", "times_s", "phrases"
     ]  # fmt: skip
     assert (record["video"], record["checkpoint"]) == (str(video), "a.ckpt")
     assert record["duration_s"] == pytest.approx(2.0)
     assert (record["caption"], record["score"], record["size"]) == (TEXT, -0.5, [120, 90])
     assert record["times_s"] == pytest.approx([0.25, 0.75, 1.25, 1.75])
-    assert [set(word) for word in record["words"]] == [{"text", "boxes", "shares", "kind"}] * 5
-    assert [word["kind"] for word in record["words"]] == ["DET", "NOUN", "VERB", "DET", "NOUN"]
-    for word, expected in zip(record["words"], answer.words, strict=True):
-        assert (word["text"], word["boxes"], word["shares"]) == tuple(expected)
+    assert record["measure"] == "attention"
+    assert [word.pop("kind") for word in record["phrases"]] == ["DET", "NOUN", "VERB", "DET", "NOUN"]
+    assert record["phrases"] == [phrase._asdict() for phrase in answer.phrases]
+    assert [TEXT[word["start"] : word["end"]] for word in record["phrases"]] == TEXT.split()
     for shown in (TEXT, "-0.500", "my holiday.mp4", "captioned/my holiday.{json,png,mp4}"):
         assert shown in done.out
     picture = np.asarray(Image.open("captioned/my holiday.png").convert("RGB"))
@@ -114,9 +127,54 @@ def test_a_real_task(seed: int, cli: Callable, video: Path, monkeypatch: pytest.
     answer = real.caption(video, beam_size=1, start_s=0.5)
     assert record["caption"] == answer.text
     assert len(record["times_s"]) == FRAMES
-    assert [word["text"] for word in record["words"]] == [word.text for word in answer.words]
-    assert all(len(word["boxes"]) == len(word["shares"]) == FRAMES for word in record["words"])
+    assert [word["text"] for word in record["phrases"]] == [word.text for word in answer.phrases]
+    assert all(len(word["boxes"]) == len(word["scores"]) == FRAMES for word in record["phrases"])
     assert probe("captioned/my holiday.mp4").num_frames == 15
+
+
+def test_phrases_that_are_hidden(cli: Callable, video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = Watcher()
+    monkeypatch.setattr(command, "load_task", lambda checkpoint, device: task)
+    done = cli("caption", video, "--ckpt", "a.ckpt", "--threshold", "0.25")
+    assert done.code == 0, done.err
+    assert task.asked == [{"start_s": None, "threshold": 0.25}]
+    record = json.loads(Path("captioned/my holiday.json").read_text(encoding="utf-8"))
+    box = [30, 22, 90, 68]
+    assert (record["measure"], record["caption"]) == ("visibility", TEXT)
+    assert record["phrases"] == [
+        {"text": "the dog", "start": 0, "end": 7, "boxes": [box, box, None, None], "scores": [0.9, 0.8, 0.3, 0.2]},
+        {"text": "a ball", "start": 15, "end": 21, "boxes": [None] * 4, "scores": [0.1] * 4},
+    ]
+    first, last = read_frames("captioned/my holiday.mp4", [0.25, 1.75]).permute(0, 2, 3, 1).numpy()
+    left = (slice(150, 210), slice(116, 128))  # the left line of the dog's box; pictures are 360 x 480
+    assert (np.abs(first[left].astype(int) - COLOURS[0]).max(axis=2) < 60).sum() > 100, "no box where it is seen"
+    assert np.abs(last[left].astype(int) - 90).max() < 30, "a box where it is hidden"
+    picture = np.asarray(Image.open("captioned/my holiday.png").convert("RGB"))
+    assert all((picture == colour).all(axis=2).sum() > 300 for colour in COLOURS[:2]), "a phrase without a row"
+
+
+@pytest.mark.parametrize(
+    ("task", "words", "option"),
+    [
+        (Watcher(), ["--beam_size", "2", "--threshold", "0.3"], "beam_size"),
+        (Watcher(), ["--end", "1"], "end"),
+        (Describer(), ["--beam_size", "2", "--threshold", "0.3"], "threshold"),
+    ],
+)
+def test_options_that_a_task_does_not_have(
+    task: Watcher | Describer,
+    words: list[str],
+    option: str,
+    cli: Callable,
+    video: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(command, "load_task", lambda checkpoint, device: task)
+    done = cli("caption", video, "--ckpt", "a.ckpt", *words)
+    assert done.code == 1
+    assert f"{type(task).__name__} (a.ckpt) has no use for --{option}: leave it out" in done.err
+    assert task.asked == []
+    assert not Path("captioned").exists()
 
 
 def test_a_stretch_is_described(task: Describer, cli: Callable, video: Path) -> None:
@@ -199,6 +257,8 @@ def test_a_task_that_does_not_describe(cli: Callable, video: Path, monkeypatch: 
         (["VIDEO", "--ckpt", "a.ckpt", "--start", "-1"], 2, "start"),
         (["VIDEO", "--ckpt", "a.ckpt", "--start", "nan"], 2, "start"),
         (["VIDEO", "--ckpt", "a.ckpt", "--beam_size", "0"], 2, "beam_size"),
+        (["VIDEO", "--ckpt", "a.ckpt", "--threshold", "1.5"], 2, "threshold"),
+        (["VIDEO", "--ckpt", "a.ckpt", "--threshold", "nan"], 2, "threshold"),
         (["VIDEO"], 2, "ckpt"),
         (["--ckpt", "a.ckpt"], 2, "videos"),
     ],
@@ -228,7 +288,7 @@ def test_a_failed_mark_keeps_the_old_video(
     def full(*_: Any, **__: Any) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr("groundzoo.tasks.caption_pictures.LitWords.__call__", full)
+    monkeypatch.setattr("groundzoo.tasks.caption_pictures.LitPhrases.__call__", full)
     done = cli("caption", video, "--ckpt", "a.ckpt")
     assert done.code == 1
     assert "not captioned. no space left" in done.err

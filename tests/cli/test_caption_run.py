@@ -128,11 +128,11 @@ def test_every_segment_has_one_record(captioner: Captioner) -> None:
         assert (record["start_s"], record["end_s"]) == pytest.approx((segment.start_s, segment.end_s), abs=1e-3)
         assert record["references"] == [c.text for c in segment.captions]
         assert record["score"] <= 0
-        assert record["caption"] == " ".join(word["text"] for word in record["words"])
-        for word in record["words"]:
+        assert record["caption"] == " ".join(word["text"] for word in record["phrases"])
+        for word in record["phrases"]:
             spoken += 1
-            assert len(word["boxes"]) == len(word["shares"]) == FRAMES
-            assert sum(word["shares"]) == pytest.approx(1, abs=1e-2)
+            assert len(word["boxes"]) == len(word["scores"]) == FRAMES
+            assert sum(word["scores"]) == pytest.approx(1, abs=1e-2)
             assert all(0 <= x1 < x2 <= 96 and 0 <= y1 < y2 <= 96 for x1, y1, x2, y2 in word["boxes"])
         given = record["grounding"]["gt"]
         assert given["idx_in_sent"] == [i for i, _ in segment.captions[0].entities]
@@ -197,11 +197,11 @@ def test_the_checkpoint_alone_suffices(captioner: Captioner, cli: Callable, vide
     assert {p.name for p in Path("captioned").iterdir()} == {f"my holiday.{k}" for k in ("json", "png", "mp4")}
     record = json.loads(Path("captioned/my holiday.json").read_text())
     assert (record["caption"], record["score"]) == (answer.text, pytest.approx(answer.score))
-    assert [w["text"] for w in record["words"]] == answer.text.split() == [w.text for w in answer.words]
+    assert [w["text"] for w in record["phrases"]] == answer.text.split() == [w.text for w in answer.phrases]
     assert record["times_s"] == answer.times_s == pytest.approx([0.5 + 0.25 * (k + 0.5) for k in range(FRAMES)])
     assert record["size"] == [96, 96]
-    for word, same in zip(record["words"], answer.words, strict=True):
-        assert (word["boxes"], word["shares"]) == (same.boxes, same.shares)
+    for word, same in zip(record["phrases"], answer.phrases, strict=True):
+        assert (word["boxes"], word["scores"]) == (same.boxes, same.scores)
         assert len(word["boxes"]) == FRAMES
         assert all(0 <= x1 < x2 <= 96 and 0 <= y1 < y2 <= 96 for x1, y1, x2, y2 in word["boxes"])
     assert probe("captioned/my holiday.mp4").duration_s == pytest.approx(2.5, abs=0.3)
@@ -212,7 +212,7 @@ def test_a_wider_beam_finds_no_less_probable_sentence(captioner: Captioner, vide
 
     def total(beam: int) -> float:
         answer = task.caption(video, beam_size=beam)
-        return float(answer.score * (len(answer.words) + 1))
+        return float(answer.score * (len(answer.phrases) + 1))
 
     assert total(3) >= total(1) - 1e-4
 
@@ -225,8 +225,8 @@ def test_answers_agree_with_the_test_set(captioner: Captioner) -> None:
         answer = task.caption(path, start_s=record["start_s"], end_s=record["end_s"])
         assert answer.text == record["caption"]
         assert answer.score == pytest.approx(record["score"], abs=2e-3)
-        for word, stored in zip(answer.words, record["words"], strict=True):
-            assert word.shares == pytest.approx(stored["shares"], abs=5e-3)
+        for word, stored in zip(answer.phrases, record["phrases"], strict=True):
+            assert word.scores == pytest.approx(stored["scores"], abs=5e-3)
 
 
 @pytest.mark.parametrize(

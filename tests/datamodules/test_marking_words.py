@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 import videos
-from pointing_captions import pointing
+from pointing_captions import pointing, seen
 
 from groundzoo.datamodules.marking import mark_words, write_video
 from groundzoo.datamodules.video import Picture, Size, VideoError, probe, read_frames
-from groundzoo.tasks.caption_pictures import COLOURS, LitWords
-from groundzoo.tasks.captions import GroundedCaption, GroundedWord
+from groundzoo.tasks.caption_pictures import COLOURS, LitPhrases
+from groundzoo.tasks.grounded_caption import GroundedCaption, GroundedPhrase
 
 TEXT = "the dog chases a ball"
 TIMES = (0.25, 0.75, 1.25, 1.75)
@@ -38,7 +38,7 @@ def grey_video(path: Path, height: int, width: int, count: int = 50, fps: float 
 def marked(source: Path, given: GroundedCaption, colours: dict | None = None, **options: float) -> Path:
     target = source.with_name("marked.mp4")
     colours = COLOUR_OF if colours is None else colours
-    mark_words(source, target, partial(LitWords, given, colours), **options)
+    mark_words(source, target, partial(LitPhrases, given, colours), **options)
     return target
 
 
@@ -47,7 +47,7 @@ def near(frame: torch.Tensor, colour: tuple[int, int, int], tolerance: int = 60)
     return (frame.int() - torch.tensor(colour)[:, None, None]).abs().amax(0).numpy() < tolerance
 
 
-def own(draw: LitWords, height: int, width: int, time_s: float) -> np.ndarray:
+def own(draw: LitPhrases, height: int, width: int, time_s: float) -> np.ndarray:
     """A grey picture as it is drawn, not yet encoded."""
     return draw(np.full((height, width, 3), 90, np.uint8), time_s)
 
@@ -153,7 +153,7 @@ def test_boxes_and_words_are_lit_while_they_hold_the_attention(tmp_path: Path) -
 
 
 def test_the_nearest_sampled_frame_counts() -> None:
-    draw = LitWords(caption((480, 360)), COLOUR_OF, (360, 480))
+    draw = LitPhrases(caption((480, 360)), COLOUR_OF, (360, 480))
     assert [draw.lit(t) for t in (0.0, 0.49, 0.51, 1.01, 1.51, 99.0)] == [
         (0, [1]),
         (0, [1]),
@@ -166,16 +166,50 @@ def test_the_nearest_sampled_frame_counts() -> None:
 
 def test_boxes_follow_the_frames() -> None:
     boxes = [[100.0 * k, 50, 100.0 * k + 60, 200] for k in range(4)]
-    given = GroundedCaption("dog", -1.0, [GroundedWord("dog", boxes, [0.25] * 4)], list(TIMES), (480, 360))
-    draw = LitWords(given, {0: COLOURS[0]}, (360, 480))
+    dog = GroundedPhrase("dog", 0, 3, list(boxes), [0.25] * 4)
+    given = GroundedCaption("dog", -1.0, [dog], list(TIMES), (480, 360), "attention")
+    draw = LitPhrases(given, {0: COLOURS[0]}, (360, 480))
     for box, time_s in zip(boxes, TIMES, strict=True):
         _, x = np.nonzero(exact(own(draw, 360, 480, time_s)[:360], COLOURS[0]))
         assert (x.min(), x.max()) == pytest.approx((box[0], box[2]), abs=1)
 
 
+def test_phrases_with_visibility_are_lit_while_they_are_seen() -> None:
+    """However much surer other frames are; the ground reaches over the blanks between its words."""
+    text = "a small dog chases the big ball"
+    chances = {"a small dog": (0.41, 0.39, 0.99, 0.0), "the big ball": (0.1, 0.2, 0.3, 0.3)}
+    boxes = {"a small dog": [(100.0 * k, 150, 100.0 * k + 60, 250) for k in range(4)]}
+    given = seen(text, chances, boxes | {"the big ball": [(0, 0, 50, 50)]}, (480, 360), TIMES, threshold=0.4)
+    draw = LitPhrases(given, dict(enumerate(COLOURS[:2])), (360, 480))
+    for frame, time_s in enumerate(TIMES):
+        picture = own(draw, 360, 480, time_s)
+        there, ground = exact(picture, COLOURS[0]), exact(picture, COLOURS[1])
+        assert not ground[:360].any(), "a box of what is never seen"
+        assert 0 < ground[360:].sum() < 500, "not underlined"
+        rows = there[360:].sum(axis=1)
+        if frame in (0, 2):
+            y, x = np.nonzero(there[150:360])
+            assert x.min() == pytest.approx(100 * frame, abs=1)
+            assert y.max() + 150 == pytest.approx(250, abs=1)
+            assert rows.max() == np.ptp(np.nonzero(there[360 + rows.argmax()])[0]) + 1 > 80, "blanks are left out"
+        else:
+            assert not there[:360].any(), "a box where the phrase is hidden"
+            assert 0 < (rows > 0).sum() < 6, "not just underlined"
+
+
+def test_a_long_name_is_cut_to_the_picture() -> None:
+    text = "a man who wears a red shirt and brown gloves and who looks at everybody"
+    given = seen(text, {text: (0.9,)}, {text: [(100, 100, 200, 200)]}, (480, 360), (0.0,))
+    picture = own(LitPhrases(given, {0: COLOURS[0]}, (360, 480)), 360, 480, 0.0)
+    for edge in (picture[:360, :1], picture[:360, -1:]):
+        assert (edge == 90).all() or exact(edge, COLOURS[0]).any(), "letters are cut"
+    name = np.nonzero(exact(picture[:360], COLOURS[0]).sum(axis=1) > 200)[0]
+    assert len(name) >= 10, "no ground of the name"
+
+
 def test_no_attention_no_box() -> None:
     blind = pointing(TEXT, {"dog": (0.0,) * 4, "ball": (0.0,) * 4}, {}, (480, 360), TIMES)
-    draw = LitWords(blind, COLOUR_OF, (360, 480))
+    draw = LitPhrases(blind, COLOUR_OF, (360, 480))
     for time_s in TIMES:
         assert (own(draw, 360, 480, time_s)[:360] == 90).all()
 
@@ -183,7 +217,7 @@ def test_no_attention_no_box() -> None:
 def test_boxes_are_in_pixels_of_the_original() -> None:
     """The same place in a 96 x 96 and in a 1080p video is drawn at the same share of the picture."""
     for original, shown in [((96, 96), (360, 360)), ((1920, 1080), (480, 854)), ((1080, 1920), (854, 480))]:
-        picture = own(LitWords(caption(original), COLOUR_OF, shown), *shown, 1.75)[: shown[0]]
+        picture = own(LitPhrases(caption(original), COLOUR_OF, shown), *shown, 1.75)[: shown[0]]
         y, x = np.nonzero(exact(picture, COLOURS[1]))
         assert x.min() / shown[1] == pytest.approx(0.6, abs=0.01)
         assert x.max() / shown[1] == pytest.approx(0.8, abs=0.07)  # a long name may reach over a narrow box
@@ -193,7 +227,7 @@ def test_boxes_are_in_pixels_of_the_original() -> None:
 def test_two_words_at_one_place_are_both_seen() -> None:
     text = "dog cat cow ball man"
     given = pointing(text, {}, dict.fromkeys(text.split(), (100, 100, 300, 250)), (480, 360), TIMES)
-    picture = own(LitWords(given, dict(enumerate(COLOURS[:5])), (360, 480)), 360, 480, 0.0)[:360]
+    picture = own(LitPhrases(given, dict(enumerate(COLOURS[:5])), (360, 480)), 360, 480, 0.0)[:360]
     for colour in COLOURS[:5]:
         there = exact(picture, colour)
         assert there[100:251, 100:301].any(axis=0).sum() > 100, "a box is hidden"
@@ -204,7 +238,7 @@ def test_two_words_at_one_place_are_both_seen() -> None:
 @pytest.mark.parametrize("top", [100, 0, 340])
 def test_no_name_covers_another(top: int) -> None:
     given = pointing("dog cat", {}, {"dog": (100, top, 300, 359), "cat": (100, top, 200, 350)}, (480, 360), TIMES)
-    picture = own(LitWords(given, dict(enumerate(COLOURS[:2])), (360, 480)), 360, 480, 0.0)[:360]
+    picture = own(LitPhrases(given, dict(enumerate(COLOURS[:2])), (360, 480)), 360, 480, 0.0)[:360]
     for colour in COLOURS[:2]:
         rows = exact(picture[:, 100:118], colour)
         assert (rows.sum(axis=1) >= 8).sum() >= 11, "a name is hidden"
@@ -223,7 +257,7 @@ def test_no_name_covers_another(top: int) -> None:
 )
 def test_boxes_at_and_beyond_the_edge(box: tuple[float, ...]) -> None:
     given = caption((480, 360), {"dog": box, "ball": box})
-    picture = own(LitWords(given, COLOUR_OF, (360, 480)), 360, 480, 0.0)
+    picture = own(LitPhrases(given, COLOUR_OF, (360, 480)), 360, 480, 0.0)
     assert exact(picture[:360], COLOURS[0]).sum() > 100
 
 
@@ -232,7 +266,7 @@ def test_names_stand_inside_the_picture() -> None:
     words = "Großmutter"
     for box in [(0, 0, 30, 30), (440, 100, 479, 200), (440, 340, 479, 359)]:
         given = pointing(words, {}, {words: box}, (480, 360), TIMES)
-        picture = own(LitWords(given, {0: COLOURS[0]}, (360, 480)), 360, 480, 0.0)[:360]
+        picture = own(LitPhrases(given, {0: COLOURS[0]}, (360, 480)), 360, 480, 0.0)[:360]
         there = [np.nonzero(row)[0] for row in exact(picture, COLOURS[0])]
         assert sum(len(x) > 0 and np.ptp(x) > 70 for x in there) >= 14, "both ends of all rows of the name"
 
@@ -240,7 +274,7 @@ def test_names_stand_inside_the_picture() -> None:
 def test_long_and_foreign_sentences() -> None:
     text = "Ένας άνδρας в бороде überquert naïve 狗 [UNK] " + "w" * 500 + " dog" * 60
     given = pointing(text, {}, {}, (480, 360), TIMES)
-    picture = own(LitWords(given, {1: COLOURS[0], 60: COLOURS[1]}, (360, 480)), 360, 480, 0.0)
+    picture = own(LitPhrases(given, {1: COLOURS[0], 60: COLOURS[1]}, (360, 480)), 360, 480, 0.0)
     below = picture[360:]
     assert below.shape[0] > 150
     assert exact(below, COLOURS[0]).any()
@@ -286,7 +320,7 @@ def test_files_of_other_people(name: str, shared_videos: Path, tmp_path: Path) -
     old = probe(shared_videos / name)
     end_s = min(old.duration_s, 1.0)
     given = caption((old.width, old.height))
-    mark_words(shared_videos / name, tmp_path / "marked.mp4", partial(LitWords, given, COLOUR_OF), end_s=end_s)
+    mark_words(shared_videos / name, tmp_path / "marked.mp4", partial(LitPhrases, given, COLOUR_OF), end_s=end_s)
     new = probe(tmp_path / "marked.mp4")
     assert new.duration_s == pytest.approx(end_s, abs=1.01 / old.fps)
     height = round(new.width * old.height / old.width)

@@ -390,13 +390,14 @@ def test_predictions_are_in_pixels_of_the_original() -> None:
     outputs = task.step(batch, "predict").outputs
     for record, words in zip(task.predictions(outputs, batch), outputs.sentences, strict=True):
         assert record["caption"] == " ".join(words)
-        assert [w["text"] for w in record["words"]] == words
-        for word in record["words"]:
-            assert len(word["boxes"]) == len(word["shares"]) == FRAMES
-            assert sum(word["shares"]) == pytest.approx(1, abs=1e-3)
+        assert [w["text"] for w in record["phrases"]] == words
+        assert [record["caption"][w["start"] : w["end"]] for w in record["phrases"]] == words
+        for word in record["phrases"]:
+            assert len(word["boxes"]) == len(word["scores"]) == FRAMES
+            assert sum(word["scores"]) == pytest.approx(1, abs=1e-3)
             assert all(0 <= x1 < x2 <= 64 and 0 <= y1 < y2 <= 48 for x1, y1, x2, y2 in word["boxes"])
     unknown = dataclasses.replace(batch, sizes=torch.full_like(batch.sizes, torch.nan))
-    assert "words" not in task.predictions(outputs, unknown)[0]
+    assert "phrases" not in task.predictions(outputs, unknown)[0]
 
 
 # ---- raw frames -----------------------------------------------------------------------------------------

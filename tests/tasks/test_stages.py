@@ -14,7 +14,7 @@ from tiny_grounding import tiny_task, write_charades
 
 from groundzoo.datamodules.charades_sta import CharadesSTA
 from groundzoo.tasks.drn import DRN, LossOptions
-from groundzoo.tasks.schedules import Stage, WarmupCosine
+from groundzoo.tasks.schedules import Stage, Warmup
 from groundzoo.tasks.stages import StageSchedule
 
 STAGES = (
@@ -166,14 +166,14 @@ def test_one_cycle_rises_and_falls_within_its_stage(root: Path) -> None:
 
 
 def test_warm_up_and_cosine_step_by_step(root: Path) -> None:
-    stage = Stage(("match", "location"), "grounder", 1e-2, 2, WarmupCosine(2))
+    stage = Stage(("match", "location"), "grounder", 1e-2, 2, Warmup(2))
     watch, _, _ = fit(root, (stage,))
     total = len(watch.steps)
     rates = [1e-2 / 3, 2e-2 / 3]
     rates += [1e-2 * (1 + math.cos(math.pi * (k - 2) / (total - 2))) / 2 for k in range(2, total)]
     assert [step["lr"] for step in watch.steps] == pytest.approx(rates)
-    assert WarmupCosine(5000).share(0, 10) == pytest.approx(1 / 6)  # a short stage still reaches its rate
-    assert WarmupCosine(5000).share(5, 10) == 1.0
+    assert Warmup(5000).share(0, 10) == pytest.approx(1 / 6)  # a short stage still reaches its rate
+    assert Warmup(5000).share(5, 10) == 1.0
 
 
 @pytest.mark.parametrize("schedule", ["constant", "one_cycle"])

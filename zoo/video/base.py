@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..encoder import Encoder
 from .spec import FrameSpec
 
-__all__ = ["FrameSpec", "VideoEncoder", "VideoFeatures", "VideoUnits", "pool_cells"]
+__all__ = ["FrameSpec", "VideoEncoder", "VideoFeatures", "VideoUnits", "crop_or_pad", "pool_cells"]
 
 
 class VideoFeatures(NamedTuple):
@@ -76,7 +76,7 @@ class VideoEncoder(Encoder, ABC):
 
         Args:
             frames: ``(B, T, 3, H, W)``, T >= 1, uint8 or float in [0, 1], RGB, at `spec.fps`. Sizes other than
-                the encoder's are resized and cropped. Sound is ``(B, T)``, int16 or float in [-1, 1].
+                the encoder's are resized and cropped or padded. Sound is ``(B, T)``, int16 or float in [-1, 1].
 
         Returns:
             Features of ``T' = spec.num_units(T)`` units; an incomplete last window repeats the last frame, one
@@ -100,7 +100,7 @@ class VideoEncoder(Encoder, ABC):
         return VideoFeatures(vectors, cells)
 
     def fit(self, frames: Tensor) -> Tensor:
-        """Resize and crop ``(..., H, W)`` frames where the decoder has not done it; dtype and range stay."""
+        """Resize and crop or pad ``(..., H, W)`` frames where the decoder has not; dtype and range stay."""
         size = self.spec.size
         if size is None or frames.shape[-2:] == size:
             return frames
@@ -113,8 +113,7 @@ class VideoEncoder(Encoder, ABC):
             else:
                 resized = resized.clamp(0, 1).to(frames.dtype)
             frames = resized.unflatten(0, frames.shape[:-3])
-        rows, columns = self.spec.crop(*frames.shape[-2:])
-        return frames[..., rows, columns]
+        return crop_or_pad(frames, self.spec)
 
     def normalise(self, frames: Tensor) -> Tensor:
         """From uint8 or [0, 1] to what the network was trained on, in the dtype of its weights."""
@@ -129,6 +128,28 @@ class VideoEncoder(Encoder, ABC):
             x = x.flip(-3)
         weight = next((p for p in self.parameters() if p.is_floating_point()), None)
         return x if weight is None else x.to(weight.dtype)
+
+
+def crop_or_pad(frames: Tensor, spec: FrameSpec) -> Tensor:
+    """The last step of fitting frames to an encoder, after they were resized to `spec.decoded_size`.
+
+    Args:
+        frames: ``(..., 3, H, W)``, uint8 or float in [0, 1].
+        spec: the encoder's.
+
+    Returns:
+        The middle of the frames; with `spec.pad` the frames in the upper left corner of `spec.size`, on the mean
+        colour, which normalisation brings to about 0 (exactly in float; uint8 rounds it).
+    """
+    rows, columns = spec.crop(*frames.shape[-2:])
+    if not spec.pad or spec.size is None or frames.shape[-2:] == spec.size:
+        return frames[..., rows, columns]
+    colour = torch.tensor(spec.mean, device=frames.device).view(3, 1, 1)
+    if frames.dtype == torch.uint8:
+        colour = (255 * colour).round()
+    padded = colour.to(frames.dtype).expand(*frames.shape[:-2], *spec.size).clone()
+    padded[..., : frames.shape[-2], : frames.shape[-1]] = frames
+    return padded
 
 
 def pool_cells(grid: Tensor, most: int | None) -> Tensor:

@@ -28,6 +28,7 @@ class FrameSpec:
         std: divided by afterwards. Networks for values in [0, 255] have 1/255.
         bgr: the network wants blue first (`mean` and `std` are red first all the same).
         sound: the "frames" are samples of sound, `fps` is their rate, and the size is None.
+        pad: the longer side becomes that of the square `size`; the rest, right and below, is filled with the mean.
 
     Raises:
         ValueError: the values contradict each other.
@@ -43,6 +44,7 @@ class FrameSpec:
     std: Triple = (1.0, 1.0, 1.0)
     bgr: bool = False
     sound: bool = False
+    pad: bool = False
 
     def __post_init__(self) -> None:
         if self.fps is not None and not (math.isfinite(self.fps) and self.fps > 0):
@@ -57,6 +59,8 @@ class FrameSpec:
             height, width = (self.resize,) * 2 if isinstance(self.resize, int) else self.resize
             if height < self.size[0] or width < self.size[1]:
                 raise ValueError(f"a crop of {self.size} does not fit into resize={self.resize}")
+        if self.pad and (self.size is None or self.size[0] != self.size[1] or self.resize is not None):
+            raise ValueError(f"pad fills a square, without `resize`: size={self.size}, resize={self.resize}")
 
     # ---- time -------------------------------------------------------------------------------------------
 
@@ -84,13 +88,16 @@ class FrameSpec:
 
     def decoded_size(self, height: int, width: int) -> tuple[int, int] | None:
         """Size to which a decoder should resize pictures of ``(height, width)``; None leaves them as they are."""
+        if self.pad and self.size is not None:
+            side, longer = self.size[0], max(height, width)
+            return max(1, round(height * side / longer)), max(1, round(width * side / longer))
         if isinstance(self.resize, int):
             short = min(height, width)
             return tuple(max(self.resize, round(side * self.resize / short)) for side in (height, width))  # type: ignore[return-value]
         return self.resize or self.size
 
     def crop(self, height: int, width: int) -> tuple[slice, slice]:
-        """Rows and columns of the centre crop of a resized picture."""
+        """Rows and columns of the centre crop of a resized picture; all of them where it is padded instead."""
         if self.size is None or self.resize is None:
             return slice(None), slice(None)
         top, left = (round((have - want) / 2) for have, want in zip((height, width), self.size, strict=True))
