@@ -55,7 +55,7 @@ class GroundedClip(NamedTuple):
 
     def to_json(self) -> str:
         """One line of JSON for `from_json`."""
-        frames = (self.frames.start, self.frames.stop, self.frames.step)
+        frames: Any = (self.frames.start, self.frames.stop, self.frames.step)  # JSON knows no range
         return json.dumps(self._replace(frames=frames), ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
@@ -64,7 +64,7 @@ class GroundedClip(NamedTuple):
         clip = cls(*json.loads(line))
         text, spans = clip.caption
         return clip._replace(
-            frames=range(*clip.frames),  # type: ignore[arg-type]
+            frames=range(*clip.frames),
             size=(clip.size[0], clip.size[1]),
             caption=GroundedText(text, tuple((start, end) for start, end in spans)),
             boxes=[[(phrase, box) for phrase, box in frame] for frame in clip.boxes],

@@ -45,9 +45,9 @@ def start(words: Sequence[str | Path], pause_s: float, errors: Path) -> subproce
         return subprocess.Popen(command, start_new_session=True, env=environment, stdout=file, stderr=file)
 
 
-def progress(out: Path, shards: int) -> dict[str, int]:
-    """Records of each step; all files must be whole."""
-    return {name: sum(len(AnnotationStore(out / name).read(k)) for k in range(shards)) for name in STORES}
+def progress(out: Path, shards: int, names: Sequence[str] = STORES) -> dict[str, int]:
+    """Records of some steps; all files must be whole."""
+    return {name: sum(len(AnnotationStore(out / name).read(k)) for k in range(shards)) for name in names}
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--videos", type=int, default=200)
     parser.add_argument("--kills", type=int, default=2, help="in each of the four steps")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--pause_s", type=float, default=0.02, help="before and after each writing")
+    parser.add_argument("--pause_s", type=float, default=0.05, help="before and after each writing")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     random.seed(args.seed)
@@ -84,8 +84,8 @@ def main() -> None:
             for k in range(args.kills):
                 wanted = random.uniform(k, k + 1) / args.kills * 0.9 * args.videos
                 process = start([*common, out], args.pause_s, errors)
-                while process.poll() is None and progress(out, shards)[name] < wanted:
-                    time.sleep(random.uniform(0.02, 0.1))
+                while process.poll() is None and progress(out, shards, [name])[name] < wanted:
+                    time.sleep(0.01)
                 if process.poll():
                     sys.exit(f"exit status {process.returncode}\n{errors.read_text()}")
                 if process.returncode == 0:

@@ -1,5 +1,4 @@
-"""Windows of any clip: they cover it, each frame is fresh once, and short clips are no special case for whoever uses
-them."""
+"""Windows of any clip: they cover it, each frame is fresh once, and short clips need no special care."""
 
 from __future__ import annotations
 
@@ -49,7 +48,7 @@ def test_parts_are_equal_and_the_last_takes_the_rest() -> None:
     for n, parts in CASES:
         found = equal_parts(n, parts)
         assert len(found) == parts
-        assert all(len(part) >= 1 and 0 <= part.start and part.stop <= n for part in found)
+        assert all(len(part) >= 1 and part.start >= 0 and part.stop <= n for part in found)
         if n >= parts:
             assert [k for part in found for k in part] == list(range(n))
             assert {len(part) for part in found[:-1]} <= {n // parts}
