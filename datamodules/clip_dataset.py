@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..zoo.batch import ClipBatch
-from ..zoo.video.base import VideoEncoder
+from ..zoo.video.base import VideoEncoder, crop_or_pad
 from ..zoo.video.spec import FrameSpec
 from .annotations import SplitReport
 from .loader import ResumableLoader
@@ -117,8 +117,7 @@ class Drawing:
         """``(L, 3, h, w)`` cropped to the size of the encoder, all frames in the same way."""
         height, width = frames.shape[-2:]
         if not self.random:
-            rows, columns = spec.crop(height, width)
-            return frames[..., rows, columns]
+            return crop_or_pad(frames, spec)
         assert spec.size is not None
         top, left = (
             int(random.integers(have - want + 1)) for have, want in zip((height, width), spec.size, strict=True)

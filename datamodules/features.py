@@ -24,7 +24,7 @@ SUFFIXES = (".pt", ".npy", ".npz")
 HDF5 = (".h5", ".hdf5")
 MANIFEST = "manifest.json"
 # settings that leave features as they are; weights are compared by their hash
-NOT_IN_FEATURES = {"weights", "pca", "download", "trainable", "channels_last", "gradient_checkpointing"}
+NOT_IN_FEATURES = {"weights", "pca", "download", "trainable", "train", "channels_last", "gradient_checkpointing"}
 
 
 class FeatureError(ValueError):

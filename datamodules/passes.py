@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from torch.utils.data._utils.signal_handling import _remove_worker_pids  # type: ignore[attr-defined]
 
+from ..zoo.video.base import crop_or_pad
 from ..zoo.video.spec import FrameSpec
 from .packets import VideoError
 from .samples import read_passes
@@ -199,8 +200,7 @@ class PassDataset(IterableDataset[PassBatch]):
             views = [View(s.fps, s.decoded_size(info.height, info.width)) for s in (self.specs[e] for e in seeing)]
             for view, frames in reader.views(views, CHUNK_FRAMES) if views else ():
                 encoder = seeing[view]
-                rows, columns = self.specs[encoder].crop(*frames.shape[-2:])
-                for clip in cutters[encoder].feed(frames[..., rows, columns]):
+                for clip in cutters[encoder].feed(crop_or_pad(frames, self.specs[encoder])):
                     yield encoder, clip, info.duration_s
         for encoder in set(work.encoders) - set(seeing):
             rate = self.specs[encoder].fps

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from ..zoo.video.base import crop_or_pad
 from ..zoo.video.spec import FrameSpec
 from .segments import sample_times
 from .video import FrameReader
@@ -82,9 +83,7 @@ def read_passes(reader: FrameReader, spec: FrameSpec, times_s: Sequence[float]) 
     info = reader.info
     times = pass_times(spec, np.asarray(times_s, dtype=np.float64), info.fps, info.duration_s)
     frames = reader.at_times(times.ravel(), spec.decoded_size(info.height, info.width))
-    rows, columns = spec.crop(*frames.shape[-2:])
-    passes: Tensor = frames[..., rows, columns].unflatten(0, times.shape)
-    return passes
+    return crop_or_pad(frames, spec).unflatten(0, times.shape)
 
 
 def read_samples(

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..zoo.video.base import crop_or_pad
 from ..zoo.video.clips import ClipPooling
 from ..zoo.video.spec import FrameSpec
 from .video import FrameReader
@@ -47,8 +48,7 @@ def read_windows(path: Path, spec: FrameSpec, clips: ClipPooling) -> VideoWindow
         middles: npt.NDArray[np.float64] = bounds.mean(1).numpy() * info.duration_s
         starts = (middles - spec.pass_frames / fps / 2).clip(0, max(0.0, info.duration_s - spec.pass_frames / fps))
         frames = reader.clips(starts, spec.pass_frames, fps, spec.decoded_size(info.height, info.width))
-        rows, columns = spec.crop(*frames.shape[-2:])
-        return VideoWindows(frames[..., rows, columns], bounds.float(), info.duration_s)
+        return VideoWindows(crop_or_pad(frames, spec), bounds.float(), info.duration_s)
 
 
 @dataclass

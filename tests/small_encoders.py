@@ -23,6 +23,11 @@ IMAGE_MODELS = {
     "swin": ("swin", "SwinModel"),
 }
 SWIN = {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": [2, 3, 3]}
+SAM = {
+    "model_type": "sam_vision_model",
+    **{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_dim": 32, "image_size": 64},
+    **{"patch_size": 8, "output_channels": 16, "window_size": 2, "global_attn_indexes": [1]},
+}
 SMALL: dict[str, dict[str, Any]] = {
     "R2Plus1D": {"layers": [1, 1, 1, 1], "width": 2, "size": 32},
     "C3D": {"width": 2, "hidden": 8, "size": 48},
@@ -30,6 +35,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "I3D": {"width": 8, "size": 32, "window": 9},
     "S3DG": {"width": 8, "joint_dim": 16, "size": 32, "window": 8},
     "VideoSwin": {**SWIN, "size": 32, "num_frames": 8},
+    "AdaptedCLIP": {"config": tiny_models.config("clip_vision_model")},
+    "AdaptedSAM": {"config": SAM, "size": 32},
     "VGGish": {"width": 4, "hidden": 16},
     "DAVEnet": {"width": 2},
     "MILNCEText": {"word_dim": 5, "layer_dim": 6, "dim": 4},
