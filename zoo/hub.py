@@ -87,7 +87,7 @@ def build(
     config: Any,
     weights: str | Path,
     download: bool = False,
-    dtype: torch.dtype = torch.float32,
+    dtype: Any = torch.float32,
     **options: Any,
 ) -> Any:
     """A network with its weights.
@@ -97,7 +97,7 @@ def build(
         config: its configuration.
         weights: as for `read_config`; `random` and `checkpoint` start from the same numbers in every process.
         download: fetch them from the Hub if they are not on this machine.
-        dtype: of all its parameters, whatever the files have.
+        dtype: torch.dtype of all its parameters, whatever the files have.
         options: further arguments of the class.
 
     Raises:

@@ -23,7 +23,7 @@ from groundzoo.datamodules.labels import LabelStore
 from groundzoo.datamodules.toyworld.generate import generate
 
 TESTS = Path(__file__).parents[1]
-OVERLAYS = sorted((Path(groundzoo.__file__).parent / "configs" / "annotate").glob("*.yaml"))
+OVERLAYS = sorted((Path(groundzoo.__file__).parent / "configs" / "annotate").glob("propagate_*.yaml"))
 CPU = ["--trainer.accelerator", "cpu", "--trainer.devices", "1", "--num_workers", "0"]
 CODES = ["-c", "task.yaml", "--tracker", "tiny_labels.CodeTracker", "--linker", "RuleLinker"]
 TASK = """

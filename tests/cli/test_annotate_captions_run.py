@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import tiny_annotators
 import torch
+import yaml
 
 from groundzoo.datamodules.annotation_store import AnnotationStore
 from groundzoo.datamodules.grounded_records import parse_record, read_records
@@ -137,6 +138,17 @@ def test_bad_videos_are_reported_and_tried_again(cli: Callable, toy: None, made:
     done = cli(*words, "--out", "out", "--retry", "true")
     assert f"out: {COUNT} of {COUNT + 1} clips annotated" in done.out
     assert contents("out") == contents("whole"), "as if nothing had been wrong"
+
+
+@pytest.mark.parametrize("name", ["grounded_toyworld", "grounded_florence"])
+def test_configurations_round_trip(name: str, cli: Callable, tmp_path: Path) -> None:
+    first = cli("annotate", "grounded-captions", "-c", f"annotate/{name}.yaml", "--print_config")
+    assert first.code == 0, first.err
+    (tmp_path / "printed.yaml").write_text(first.out)
+    assert cli("annotate", "grounded-captions", "-c", "printed.yaml", "--print_config").out == first.out
+    given = yaml.safe_load(first.out)
+    assert given["captioner"]["class_path"].rpartition(".")[2] in ("NoisyOracle", "Florence2Captioner")
+    assert given["trainer"]["precision"] == ("bf16-true" if "florence" in name else "32-true")
 
 
 @pytest.mark.parametrize(

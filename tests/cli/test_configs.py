@@ -39,7 +39,7 @@ NO_GRID = {"C3D", "VGG16", "VGGish", "DAVEnet", "Precomputed"}  # encoders of ve
 GRIDS = {"cvg", "stg"}  # papers that look at cells
 VERBS = ("fit", "validate", "test", "predict")
 TASKS = [c for c in ALL if c.startswith("tasks/")]
-LABELS = [c for c in EVERY if c.startswith("annotate/")]
+LABELS = [c for c in EVERY if c.startswith("annotate/propagate")]
 PAPERS = sorted({Path(c).stem.split("_")[0] for c in TASKS})
 
 

@@ -9,12 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import videos
+from torch import Tensor
+from tqdm import tqdm
 
 from groundzoo.datamodules.annotation_clips import (
     Clip,
+    ClipFacts,
     FrameDataset,
     FrameJob,
+    FramePiece,
     clip_facts,
     frame_numbers,
     read_clips,
@@ -32,6 +37,7 @@ from groundzoo.datamodules.annotation_prompts import (
     read_caption,
     read_category,
 )
+from groundzoo.datamodules.annotation_steps import CaptionFrames
 from groundzoo.datamodules.annotation_store import AnnotationStore
 from groundzoo.datamodules.annotation_text_steps import CaptionClips, annotation, ask
 from groundzoo.datamodules.annotations import AnnotationError
@@ -40,6 +46,8 @@ from groundzoo.datamodules.toyworld.annotators import NoisyOracle, RuleChat
 from groundzoo.datamodules.toyworld.generate import generate
 from groundzoo.datamodules.video import FrameReader, read_frames
 from groundzoo.zoo.chat import Chat, ChatModel, Message
+from groundzoo.zoo.frame_captioning import FrameCaption, FrameCaptioner
+from groundzoo.zoo.text.grounded_text import GroundedText
 from groundzoo.zoo.text.triples import triples
 
 # ---- clips ----------------------------------------------------------------------------------------------
@@ -323,8 +331,6 @@ def test_the_oracle_errs_as_often_as_it_is_told(world: Path) -> None:
         truth = json.loads(path.read_text())
         times = [k / truth["fps"] for k in range(truth["num_frames"])]
         frames = np.zeros((len(times), 3, truth["height"] * 2, truth["width"] * 2), dtype=np.uint8)
-        import torch
-
         pictures = torch.from_numpy(frames)
         right, wrong = exact.describe(pictures, truth["id"], times), noisy.describe(pictures, truth["id"], times)
         assert noisy.describe(pictures[3:5], truth["id"], times[3:5]) == wrong[3:5], "however frames are cut"
@@ -368,3 +374,46 @@ def test_the_rule_based_chat_answers_both_questions() -> None:
     assert 20 < sum(read_category(a, ["a red circle"]) is None for a in answers) < 60
     again = sloppy.answer([category_again(chat, answer) for chat, answer in zip(chats, answers, strict=True)])
     assert 2 < sum(read_category(a, ["a red circle"]) is None for a in again) < 25
+
+
+# ---- frames ---------------------------------------------------------------------------------------------
+
+
+class Counting(FrameCaptioner):
+    """Says the time of each frame; frames of one clip need too much memory."""
+
+    def describe(self, frames: Tensor, video_id: str, times_s: Sequence[float]) -> list[FrameCaption]:
+        if video_id == "large":
+            raise torch.OutOfMemoryError
+        return [FrameCaption(GroundedText(f"at {time_s:g}", ((0, 2),)), (((1, 2, 3, 4),),)) for time_s in times_s]
+
+
+def test_pieces_of_clips_are_put_together(tmp_path: Path) -> None:
+    """Also where a clip is read again from its beginning, after its decoder's neighbour has crashed."""
+    clips = [Clip("v", "0"), Clip("large", "0"), Clip("absent", "0")]
+    store = AnnotationStore(tmp_path / "frames")
+    store.claim({})
+    options: dict[str, Any] = {
+        "clips": clips,
+        "out": store,
+        "clips_per_shard": 9,
+        "num_workers": 0,
+        "retry": False,
+    }
+    files = {"v": Path("v.mp4"), "large": Path("large.mp4")}
+    step = CaptionFrames(files, Counting(), frames_at_once=2, max_side=20, **options)
+    step._bar = tqdm(disable=True)
+    step.loader(list(step.work()))
+    assert store.failed() == {"absent_0": "there is no video file called absent"}
+    facts = ClipFacts("v.mp4", 5.0, 0, 2, 40, 20)
+    pictures = torch.zeros(2, 3, 10, 20, dtype=torch.uint8)
+    begin = FramePiece(0, 0, pictures, (0.0, 0.2), facts, last=False)
+    end = FramePiece(0, 2, pictures[:1], (0.4,), facts, last=True)
+    for number, piece in enumerate((begin, begin, FramePiece(1, 0, pictures, (0.0, 0.2), facts), end, end)):
+        step.predict_step(piece, number)
+    assert "out of memory; give a smaller --frames_at_once" in store.failed()["large_0"]
+    (line,) = store.shard(0).read_text().splitlines()
+    record = json.loads(line)
+    assert [frame["caption"] for frame in record["frames"]] == ["at 0", "at 0.2", "at 0.4"]
+    assert record["frames"][0]["boxes"] == [[[2, 4, 6, 8]]], "in pixels of the file"
+    assert {key: record[key] for key in facts._asdict()} == facts._asdict()

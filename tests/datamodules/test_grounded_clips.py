@@ -277,6 +277,8 @@ def test_boxes_of_one_phrase_become_their_union() -> None:
     found, visible = boxes_of([[0, 0, 4, 4], [2, 2, 10, 12], [20, 0, 30, 10]], ["a man", "a man", "the ball"])
     assert visible == [True, True]
     assert found[0] == pytest.approx([5, 6, 10, 12])
+    turned, _ = boxes_of([[2, 2, 10, 12], [0, 0, 4, 4]], ["a man", "a man"])
+    assert turned[0] == found[0]
     assert found[1] == pytest.approx([25, 5, 10, 10])
 
 

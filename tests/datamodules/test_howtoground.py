@@ -138,7 +138,7 @@ def test_memory_does_not_grow_with_the_records(tmp_path: Path) -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert path.stat().st_size > 0.4e6
-    assert peaks[2] - peaks[1] < 0.05e6
+    assert peaks[2] - peaks[1] < 0.15e6, "a hash of every name, but no records"
 
 
 def test_an_index_can_be_handed_to_another_process(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def third_person(verb: str) -> str:
 
 
 def _plain_nouns(words: list[str]) -> list[str]:
-    """Words in which those that the tagger takes for verbs behind an adjective, "a white cross moves", are nouns."""
+    """Words, with nouns for what the tagger takes for verbs behind an adjective: "a white cross moves"."""
     tags = tag(words)
     plain = list(words)
     for i, word in enumerate(words):
