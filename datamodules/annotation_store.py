@@ -22,7 +22,7 @@ from typing import Any
 
 from .annotation_clips import Clip
 from .annotations import AnnotationError
-from .label_manifest import _differences
+from .label_manifest import differences
 from .shards import LOOSE, QUARANTINE, file_name, quarantined, remove_leftovers, write_json
 from .text_files import write_text
 
@@ -80,7 +80,7 @@ class AnnotationStore:
         """
         wanted = json.loads(json.dumps(manifest, default=str))
         if (self.path / MANIFEST).exists():
-            if wrong := _differences(self.manifest, wanted):
+            if wrong := differences(self.manifest, wanted):
                 raise AnnotationError(
                     f"{self.path} was made otherwise: {'; '.join(wrong)}. Choose another --out, or delete this "
                     "folder and those made of it to make them anew."

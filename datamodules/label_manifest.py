@@ -52,7 +52,7 @@ def claim(store: Path, manifest: dict[str, Any]) -> None:
     path = store / MANIFEST
     if path.is_file():
         found = LabelStore(store).manifest
-        if wrong := _differences(found, manifest):
+        if wrong := differences(found, manifest):
             raise LabelError(
                 f"labels {store} were made otherwise: {'; '.join(wrong)}. Choose another folder, or delete this "
                 "one."
@@ -65,14 +65,14 @@ def claim(store: Path, manifest: dict[str, Any]) -> None:
     write_json(path, manifest)
 
 
-def _differences(old: Any, new: Any, key: str = "") -> list[str]:
+def differences(old: Any, new: Any, key: str = "") -> list[str]:
     """What one manifest says otherwise than another, in words; only what both have is compared."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
         return [] if old == new else [f"{key} is {_short(old)}, not {_short(new)}"]
     if old.get("class_path") != new.get("class_path"):
         return [f"{key} is {_short(old)}, not {_short(new)}"]
     both = [name for name in new if name in old and name not in NOT_COMPARED]
-    return [text for name in both for text in _differences(old[name], new[name], f"{key}.{name}".strip("."))]
+    return [text for name in both for text in differences(old[name], new[name], f"{key}.{name}".strip("."))]
 
 
 def _short(value: Any) -> str:

@@ -28,12 +28,12 @@ from ..zoo.batch import GroundedClipBatch
 from ..zoo.box_decoder import BoxDecoder
 from ..zoo.box_losses import box_losses
 from ..zoo.text.grounded_text import GroundedText
-from ..zoo.text.vocabulary import Vocabulary
 from ..zoo.video.base import VideoEncoder
 from ..zoo.video.spec import FrameSpec
 from .base import Prediction, Step, Task
 from .metrics.cell_words import CellWords, cell_records
 from .metrics.given_phrases import GivenPhrases, given_records
+from .own_words import OwnWords
 from .schedules import Stage, Warmup
 
 STAGES = (
@@ -101,8 +101,10 @@ class PhraseNetwork(nn.Module):
 
     def set_vocabulary(self, size: int) -> None:
         """Make heads and embeddings anew for V words."""
+        known = next(self.parameters(), None)
         self.heads = nn.ModuleList(nn.Sequential(nn.LayerNorm(d), nn.Linear(d, size + 4)) for d in self.dims)
         self.embedding = nn.EmbeddingBag(size, self.query_dim, mode="mean")
+        self.to(None if known is None else known.device)
 
     def ask(self, hot: Tensor) -> Tensor:
         """Words of phrases ``(N, V)`` bool -> queries ``(N, query_dim)``."""
@@ -111,7 +113,7 @@ class PhraseNetwork(nn.Module):
         return queries
 
 
-class PhrasePretraining(Task):
+class PhrasePretraining(OwnWords, Task):
     """Dense words and boxes on frames, then boxes of phrases.
 
     Args:
@@ -143,7 +145,6 @@ class PhrasePretraining(Task):
                 raise ValueError(f"model.{name} ({type(encoder).__name__}) gives vectors but no grid of cells")
             dims.append(encoder.grid[2])
         self.network: PhraseNetwork = PhraseNetwork(dims, box_decoder.dim, 2)
-        self.words: Vocabulary | None = None
 
     @property
     def streams(self) -> list[VideoEncoder]:
@@ -155,23 +156,9 @@ class PhrasePretraining(Task):
         parts = super().trainable_parts()
         return parts | {"decoder": parts["box_decoder"] + list(self.network.embedding.parameters())}
 
-    # ---- vocabulary -------------------------------------------------------------------------------------
-
-    @property
-    def vocabulary(self) -> list[str] | None:
-        """Words of phrases."""
-        return None if self.words is None else self.words.words
-
     def fit_vocabulary(self, texts: Iterable[GroundedText]) -> None:
         """Take all words of the phrases."""
-        phrases = ([*dict.fromkeys(phrase.split())] for text in texts for phrase in text.phrases)
-        self.set_vocabulary(Vocabulary.fitted(phrases, 1).words)
-
-    def set_vocabulary(self, words: Sequence[str]) -> None:
-        """Take over stored words; heads and embeddings are made anew."""
-        self.words = Vocabulary(words)
-        self.network.set_vocabulary(len(words))
-        self.network.to(self.device)
+        super().fit_vocabulary([*dict.fromkeys(p.split())] for text in texts for p in text.phrases)
 
     # ---- training ---------------------------------------------------------------------------------------
 
