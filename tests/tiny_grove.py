@@ -97,8 +97,9 @@ def tiny_clips(lengths: tuple[int, ...] = (T, T), captions: list[GroundedText] |
     for b, n in enumerate(lengths):
         rows = (clip == b).nonzero().squeeze(1).tolist()
         named = list(zip(captions[b].phrases, rows, strict=True))
+        pixels = 64 * boxes
         truths.append(
-            [[(name, (corners(boxes[r, t]) * 64).tolist()) for name, r in named if visible[r, t]] for t in range(n)]
+            [[(name, corners(pixels[r, t]).tolist()) for name, r in named if visible[r, t]] for t in range(n)]
         )
     return GroundedClipBatch(
         frames=[frames, frames.flip(-3)],

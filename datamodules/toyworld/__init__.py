@@ -7,5 +7,6 @@ Four steps, one module each, without torch:
 3. :mod:`.formats` writes the annotations in the file formats of the real benchmarks;
 4. :mod:`.generate` does all of it for a folder, on all cores, resumable.
 
-:mod:`.annotators` stands in for the models that `groundzoo annotate grounded-captions` asks. This module stays inert: nothing is imported until it is asked for.
+:mod:`.annotators` stands in for the models that `groundzoo annotate grounded-captions` asks. This
+module stays inert: nothing is imported until it is asked for.
 """

@@ -1,4 +1,4 @@
-"""GROVE: what learns, that answers do not depend on the batch, how long clips are read, and where it starts from."""
+"""GROVE: what learns, that answers do not depend on the batch, how long clips are read, and where it starts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from groundzoo.tasks.grounded_answers import metric_records, own_times
 from groundzoo.tasks.grove import GROVE, LossWeights
-from groundzoo.zoo.text.grounded_text import GroundedText
 
 
 def losses(task: Any, batch: Any, stage: str = "val") -> dict[str, float]:
@@ -52,7 +51,8 @@ def test_closed_adapters_learn_to_open_and_change_nothing() -> None:
     assert losses(task.eval(), batch) == losses(without.eval(), batch)
     sum(task.train().step(batch, "train").losses.values()).backward()
     alphas = [p for name, p in task.named_parameters() if "alpha" in name]
-    assert len(alphas) == 3 and all(p.grad is not None and p.grad.abs() > 0 for p in alphas)
+    assert len(alphas) == 3
+    assert all(p.grad is not None and p.grad.abs() > 0 for p in alphas)
 
 
 def test_the_losses_are_the_papers() -> None:
@@ -69,20 +69,23 @@ def test_the_losses_are_the_papers() -> None:
     other = losses(doubled, batch)
     assert other["caption"] == pytest.approx(3 * out.losses["caption"].item(), rel=1e-5)
     assert other["giou"] == pytest.approx(out.losses["giou"].item() / 2, rel=1e-5)
-    assert other["l1"] == 0.0 and other["objectness"] == pytest.approx(2 * out.losses["objectness"].item(), rel=1e-5)
+    assert other["l1"] == 0.0
+    assert other["objectness"] == pytest.approx(2 * out.losses["objectness"].item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("what", ["nothing visible", "no phrase"])
 def test_clips_without_boxes_have_finite_losses_and_all_gradients(what: str) -> None:
     task, batch = tiny_grove(awake=True), tiny_clips()
     if what == "nothing visible":
-        batch = dataclasses.replace(batch, visible=torch.zeros_like(batch.visible), boxes=torch.zeros_like(batch.boxes))
+        hidden = {"visible": torch.zeros_like(batch.visible), "boxes": torch.zeros_like(batch.boxes)}
+        batch = dataclasses.replace(batch, **hidden)
     else:
         batch = tiny_clips((T,), [CAPTIONS[2]])
     out = task.step(batch, "train").losses
     sum(out.values()).backward()
     assert all(torch.isfinite(value) for value in out.values())
-    assert out["giou"] == 0 and out["l1"] == 0
+    assert out["giou"] == 0
+    assert out["l1"] == 0
     assert [n for n, p in task.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
@@ -97,9 +100,12 @@ def test_it_learns_two_clips_by_heart() -> None:
         sum(task.step(batch, "train").losses.values()).backward()
         optimizer.step()
     last = losses(task, batch)
-    assert last["caption"] < 0.6 and last["l1"] < first["l1"] / 2 and last["giou"] < first["giou"]
+    assert last["caption"] < 0.6
+    assert last["l1"] < first["l1"] / 2
+    assert last["giou"] < first["giou"]
     said = task.eval().step(batch, "test").outputs.said
-    assert said is not None and said.texts == batch.captions
+    assert said is not None
+    assert said.texts == batch.captions
 
 
 # ---- answers --------------------------------------------------------------------------------------------
@@ -189,11 +195,12 @@ def test_only_what_is_visible_enough_has_a_box(knowing: GROVE) -> None:
         (caption,) = said.captions(own_times(batch), batch.sizes, threshold)
         kept = [box for phrase in caption.phrases for box in phrase.boxes]
         assert [len(p.boxes) for p in caption.phrases] == [6, 6]
-        assert all((box is not None) == (score >= threshold) for p in caption.phrases
-                   for box, score in zip(p.boxes, said.visible[caption.phrases.index(p)].tolist(), strict=True))  # fmt: skip
+        for phrase, chances in zip(caption.phrases, said.visible.tolist(), strict=True):
+            assert [box is not None for box in phrase.boxes] == [chance >= threshold for chance in chances]
         counts.append(sum(box is not None for box in kept))
         assert all(0 <= x <= 64 for box in kept if box is not None for x in box)
-    assert counts == sorted(counts, reverse=True) and counts[0] == 12
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] == 12
 
 
 def test_records_of_the_truth_itself_are_perfect() -> None:
@@ -205,14 +212,16 @@ def test_records_of_the_truth_itself_are_perfect() -> None:
     said = Grounded(batch.captions, [0.0, 0.0], batch.clip, batch.boxes, batch.visible.float())
     records = metric_records(said.captions(own_times(batch), batch.sizes, 0.5), batch)
     scores = grounding_scores(records)
-    assert scores["AP50"] == pytest.approx(1) and scores["recall"] == pytest.approx(1)
+    assert scores["AP50"] == pytest.approx(1)
+    assert scores["recall"] == pytest.approx(1)
 
 
 @torch.no_grad()
 def test_given_sentences_are_not_written_anew(knowing: GROVE) -> None:
     batch = dataclasses.replace(tiny_clips((5, 6), CAPTIONS[:2]), given=True)
     said = knowing.step(batch, "test").outputs.said
-    assert said is not None and said.texts == batch.captions
+    assert said is not None
+    assert said.texts == batch.captions
     records = knowing.predictions(knowing.step(batch, "test").outputs, batch)
     assert [r["caption"] for r in records] == [text.text for text in batch.captions]
     assert all(r["score"] is None for r in records)
@@ -239,7 +248,8 @@ def test_it_starts_from_itself_words_included(tmp_path: Path, knowing: GROVE) ->
     path = checkpoint(copy.deepcopy(knowing), tmp_path / "pt.ckpt")
     task = tiny_grove(init_from=path)
     task.setup("fit")
-    assert same(task.state_dict(), knowing.state_dict()) and task.vocabulary == knowing.vocabulary
+    assert same(task.state_dict(), knowing.state_dict())
+    assert task.vocabulary == knowing.vocabulary
 
 
 def test_it_starts_from_the_stand_in_but_for_what_that_lacks(tmp_path: Path) -> None:
@@ -253,20 +263,22 @@ def test_it_starts_from_the_stand_in_but_for_what_that_lacks(tmp_path: Path) -> 
     task.setup("fit")
     after, given = task.state_dict(), pretrained.state_dict()
     taken = [k for k in given if k.startswith(("video_encoder", "grounding_encoder", "box_decoder"))]
-    assert len(taken) > 50 and all(torch.equal(after[k], given[k]) for k in taken)
+    assert len(taken) > 50
+    assert all(torch.equal(after[k], given[k]) for k in taken)
     kept = [k for k in before if "adapters" in k or k.startswith("network")]
-    assert kept and all(torch.equal(after[k], before[k]) for k in kept)
+    assert kept
+    assert all(torch.equal(after[k], before[k]) for k in kept)
 
 
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
-    with pytest.raises(ValueError, match="other.ckpt is a checkpoint not one of groundzoo"):
+    with pytest.raises(ValueError, match=r"other\.ckpt is a checkpoint not one of groundzoo"):
         tiny_grove(init_from=tmp_path / "other.ckpt").setup("fit")
     path = checkpoint(tiny_grove(tokens=(2, 2, 2)), tmp_path / "wide.ckpt")
     stored = torch.load(path)
     stored["state_dict"]["network.visual.0.weight"] = torch.zeros(3, 3)
     torch.save(stored, path)
-    with pytest.raises(ValueError, match="network.visual.0.weight"):
+    with pytest.raises(ValueError, match=r"network\.visual\.0\.weight"):
         tiny_grove(init_from=path).setup("fit")
 
 
