@@ -31,6 +31,7 @@ from .video_files import find_videos
 
 log = logging.getLogger(__name__)
 Split = Literal["train", "val", "test"]
+Judge = Literal["iground", "vidstg", "entities", "pointing"]
 
 
 class ClipReader(Protocol):
@@ -141,6 +142,7 @@ class GroundedClipDataset(Dataset[GroundedClipBatch]):
             self._shut.add(path)
             raise
         with reader:
+            clip = clip.in_file(reader.info.width, reader.info.height)
             return ReadClip(clip, chosen, own, read_frames_of(reader, clip, chosen, self.specs))
 
 
@@ -211,10 +213,12 @@ class GroundedClipDataModule(L.LightningDataModule):
 
     Attributes:
         gives_captions: sentences are given in evaluation, too, and only their boxes are asked for.
+        protocol: which metric judges answers: `IGround`, `VidSTG`, `EntityGrounding` or `PointingAccuracy`.
         groups: groups of clips that are reported on their own.
     """
 
     gives_captions = False
+    protocol: Judge = "iground"
     groups: tuple[str, ...] = ()
 
     def __init__(

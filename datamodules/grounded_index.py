@@ -65,7 +65,10 @@ def _mapped(folder: Path, column: str) -> Strings:
 
 
 def index_clips(
-    files: Sequence[Path], cache: Path, clips: Callable[[], Iterator[GroundedClip | AnnotationError]]
+    files: Sequence[Path],
+    cache: Path,
+    clips: Callable[[], Iterator[GroundedClip | AnnotationError]],
+    part: str = "",
 ) -> ClipIndex:
     """The index of some files; made once, and again when name, size or time of a file have changed.
 
@@ -76,6 +79,7 @@ def index_clips(
         files: what the clips are read from.
         cache: folder in which the index is kept, complete or not at all.
         clips: reads them, one by one, with an error in place of each that cannot be used.
+        part: which part of the files that is, where there are several.
 
     Raises:
         AnnotationError: a file does not exist, or not one clip can be used.
@@ -84,8 +88,9 @@ def index_clips(
         if not path.is_file():
             raise AnnotationError(f"{path} does not exist; see the data set's page in the docs")
     source = f"{files[0]}" + (f" and {len(files) - 1} more" if len(files) > 1 else "")
+    source += f" ({part})" if part else ""
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    made_of = hashlib.sha256(repr((VERSION, stats)).encode()).hexdigest()[:8]
+    made_of = hashlib.sha256(repr((VERSION, stats, part)).encode()).hexdigest()[:8]
     folder = cache / f"clips-{files[0].name.split('.')[0]}-{made_of}"
     if not folder.is_dir():
         log.info("indexing %s (%.2f GB), once", source, sum(size for _, size, _ in stats) / 1e9)

@@ -34,9 +34,10 @@ class GroundedClip(NamedTuple):
         clip_id: identifier, unique in its file.
         video_id: name of the video that the clip is from.
         video: name of the video file, without extension; the same as `video_id` unless the annotation tells.
-        fps: frames per second of the file, as annotated.
-        frames: numbers of the n annotated frames in the file, from 0.
-        size: (width, height) in pixels of the picture that boxes are given in.
+        fps: frames per second of the file, as annotated; where annotation is in seconds, any rate to count at.
+        frames: numbers of the n annotated frames at that rate, from 0.
+        size: (width, height) in pixels of the picture that boxes are given in; NaN where only the file tells, see
+            `in_file`.
         caption: the sentence and its phrases.
         boxes: per frame ``(phrase, [x1, y1, x2, y2])`` in pixels, ordered by the number of the phrase; a phrase
             may have several boxes in a frame.
@@ -52,6 +53,17 @@ class GroundedClip(NamedTuple):
     caption: GroundedText
     boxes: list[list[tuple[int, Box]]]
     group: str = ""
+
+    def in_file(self, width: int, height: int) -> GroundedClip:
+        """The clip with the file's size, and boxes in its pixels, where annotation leaves the size open.
+
+        A width without a height is that of a picture with the proportions of the file.
+        """
+        if not math.isnan(self.size[1]):
+            return self
+        scale = 1.0 if math.isnan(self.size[0]) else width / self.size[0]
+        boxes = [[(phrase, [scale * x for x in box]) for phrase, box in frame] for frame in self.boxes]
+        return self._replace(size=(float(width), float(height)), boxes=boxes)
 
     def to_json(self) -> str:
         """One line of JSON for `from_json`."""

@@ -31,6 +31,7 @@ class VidSTG(GroundedClipDataModule):
     """
 
     gives_captions = True
+    protocol = "vidstg"
     groups = ("declarative", "interrogative")
 
     def __init__(

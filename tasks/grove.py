@@ -46,11 +46,10 @@ from ..zoo.language import LanguageModel
 from ..zoo.text.grounded_text import GroundedText
 from ..zoo.video.base import VideoEncoder
 from .base import Prediction, Step, Task
-from .grounded_answers import Grounded, metric_records, own_times, submission
+from .grounded_answers import Grounded, judge, own_times, protocol_of, protocol_records, submission
 from .grounded_caption import GroundedCaption, caption_record
+from .metrics.entity_grounding import official_submission
 from .metrics.given_phrases import GivenPhrases, given_records
-from .metrics.iground import IGround
-from .metrics.vidstg import VidSTG
 from .phrase_pretraining import PhrasePretraining
 from .schedules import AdamW, Stage, Warmup
 
@@ -337,6 +336,8 @@ class GROVE(Task):
         worth = counts[owner] > 0  # a sentence without phrases asks for no boxes
         parts = (x[worth].split(self.windows_per_pass) for x in (owner, index, fresh))
         for clips, numbers, new in zip(*parts, strict=True):
+            if not len(clips):  # what `split` makes of nothing: no sentence has a phrase
+                break
             visual = self.network.read(_cells(self.video_encoder, _pick(frames[0][clips], numbers)))
             known = [texts[b] for b in clips.tolist()]
             told = self.language_model.teacher_forced(visual, known, given=given is not None)
@@ -357,8 +358,9 @@ class GROVE(Task):
     def metric(self, stage: Literal["val", "test"]) -> MetricCollection:
         """Boxes of given phrases; in `test` also the protocol of the data set."""
         metrics: dict[str, Metric] = {"given": GivenPhrases()}
-        if stage == "test":
-            metrics["answers"] = VidSTG() if getattr(self.datamodule, "gives_captions", False) else IGround()
+        answers = judge(self.datamodule) if stage == "test" else None
+        if answers is not None:
+            metrics["answers"] = answers
         return MetricCollection(metrics, compute_groups=False)
 
     def update_metric(self, metric: MetricCollection, outputs: Outputs, batch: GroundedClipBatch) -> None:
@@ -368,8 +370,8 @@ class GROVE(Task):
         seen = batch.visible.gather(1, frames)
         metric["given"].update(index, given_records(boxes, visible, true, seen, batch.clip, len(batch)))
         if outputs.said is not None and "answers" in metric:
-            captions = outputs.said.captions(own_times(batch), batch.sizes, self.threshold)
-            metric["answers"].update(index, metric_records(captions, batch))
+            records = protocol_records(self.datamodule, outputs.said, batch, self.threshold)
+            metric["answers"].update(index, records)
 
     # ---- predictions ------------------------------------------------------------------------------------
 
@@ -378,13 +380,20 @@ class GROVE(Task):
         assert outputs.said is not None
         captions = outputs.said.captions(own_times(batch), batch.sizes, self.threshold)
         ids = zip(batch.index.tolist(), batch.clip_ids, batch.video_ids, batch.references, captions, strict=True)
-        return [
+        records: list[Prediction] = [
             {"index": i, "query_id": clip, "video": video, **caption_record(caption), "references": references}
             for i, clip, video, references, caption in ids
         ]
+        if protocol_of(self.datamodule) == "entities":
+            words = protocol_records(self.datamodule, outputs.said, batch, self.threshold)
+            records = [{**record, "grounding": w} for record, w in zip(records, words, strict=True)]
+        return records
 
     def submissions(self, records: Sequence[Prediction]) -> Mapping[str, Any]:
-        """The file that the released evaluation of iGround reads."""
+        """The file that the evaluation of ActivityNet-Entities reads, or else the released one of iGround."""
+        grounded = [r["grounding"] for r in records if "grounding" in r]
+        if grounded:
+            return {"submission_grounding_gen.json": official_submission(grounded, "gen")}
         return {"submission_iground.json": submission(records)}
 
     # ---- from a user's own video ------------------------------------------------------------------------

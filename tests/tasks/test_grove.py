@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_grove import CAPTIONS, T, tiny_clips, tiny_grove, tiny_pretraining
+from tiny_grove import CAPTIONS, T, corners, tiny_clips, tiny_grove, tiny_pretraining
 from torch import Tensor
 
 from groundzoo.tasks.grounded_answers import metric_records, own_times
@@ -149,6 +149,16 @@ def test_answers_do_not_depend_on_the_batch(knowing: GROVE) -> None:
 
 
 @torch.no_grad()
+def test_answers_without_any_phrase(knowing: GROVE) -> None:
+    batch = tiny_clips((6,), CAPTIONS[2:])
+    said = knowing.answer(batch.frames, batch.mask, batch.captions)
+    assert said.texts == batch.captions
+    assert said.boxes.shape == (0, 6, 4)
+    (caption,) = said.captions(own_times(batch), batch.sizes, 0.5)
+    assert caption.phrases == []
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("pass_size", [1, 3])
 def test_windows_are_passed_through_in_any_number(knowing: GROVE, pass_size: int) -> None:
     batch = tiny_clips((13, 9), CAPTIONS[:2])
@@ -225,6 +235,95 @@ def test_given_sentences_are_not_written_anew(knowing: GROVE) -> None:
     records = knowing.predictions(knowing.step(batch, "test").outputs, batch)
     assert [r["caption"] for r in records] == [text.text for text in batch.captions]
     assert all(r["score"] is None for r in records)
+
+
+# ---- protocols of the data sets -------------------------------------------------------------------------
+
+
+class Data:
+    """What a task asks of a data module in evaluation."""
+
+    test_split = "test"
+    classes: ClassVar = {"circle", "cross", "he"}
+
+    def __init__(self, protocol: str, segments: dict[str, Any] | None = None) -> None:
+        self.protocol, self.segments = protocol, segments
+
+    def entity_reference(self, split: str) -> Any:
+        if self.segments is None:
+            return None
+        return {"annotations": {"v0": {"segments": self.segments}}}, ["v0"]
+
+
+def judged(task: GROVE, batch: Any, monkeypatch: pytest.MonkeyPatch, data: Data) -> tuple[dict[str, float], Any]:
+    """Values of the test metric of one batch, and its predictions."""
+    monkeypatch.setattr(GROVE, "datamodule", data)
+    metric = task.metric("test")
+    with torch.no_grad():
+        outputs = task.step(batch, "test").outputs
+    task.update_metric(metric, outputs, batch)
+    values = {name: value.item() for name, value in metric.compute().items()}
+    return values, task.predictions(outputs, batch)
+
+
+def entity_batch() -> Any:
+    """Two segments of v0 with ten frames each; sentences are given, so that the test knows them."""
+    batch = tiny_clips((10, 10), CAPTIONS[:2])
+    return dataclasses.replace(batch, given=True, clip_ids=["v0#0", "v0#1"], video_ids=["v0", "v0"])
+
+
+def word(name: str, place: int, frame: int, box: list[float]) -> dict[str, Any]:
+    return {
+        "tokens": ["a", "red", "circle", "moves"],
+        "process_clss": [[name]],
+        "process_idx": [[place]],
+        "process_bnd_box": [box],
+        "frame_ind": [frame],
+    }
+
+
+def test_words_of_entities(knowing: GROVE, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The classes are those of head nouns; boxes of all ten frames are in pixels of a picture 720 wide."""
+    batch = entity_batch()
+    never = copy.copy(knowing)
+    never.threshold = 1.0
+    values, records = judged(never, batch, monkeypatch, Data("entities"))
+    assert not any(name.startswith("grounding") for name in values), "nothing is annotated"
+    assert not any(box for r in records for p in r["phrases"] for box in p["boxes"])
+    submission = knowing.submissions(records)["submission_grounding_gen.json"]
+    assert submission["eval_mode"] == "gen"
+    first, second = submission["results"]["v0"]["0"], submission["results"]["v0"]["1"]
+    assert (first["clss"], first["idx_in_sent"]) == (["circle", "cross"], [2, 7])
+    assert (second["clss"], second["idx_in_sent"]) == (["cross"], [2])
+    with torch.no_grad():
+        boxes = knowing.answer(batch.frames, batch.mask, batch.captions).boxes * 720
+    for row, found in enumerate([*first["bbox_for_all_frames"], *second["bbox_for_all_frames"]]):
+        assert len(found) == 10
+        assert found[9] == pytest.approx(corners(boxes[row, 9]).clamp(0, 720).tolist(), abs=0.2)
+    # found in its own frame alone, the first word is right, and the second sentence's is not
+    circle = first["bbox_for_all_frames"][0][4]
+    segments = {"0": word("circle", 2, 4, circle), "1": word("cross", 2, 0, [700, 700, 719, 719])}
+    values, _ = judged(never, batch, monkeypatch, Data("entities", segments))
+    assert values["grounding/F1_loc_per_sent"] == 50.0
+    assert values["grounding/recall_all"] == 50.0
+
+
+@pytest.mark.parametrize(("protocol", "name"), [("pointing", "pointing accuracy"), ("vidstg", "msIoU")])
+def test_boxes_of_given_sentences(
+    knowing: GROVE, monkeypatch: pytest.MonkeyPatch, protocol: str, name: str
+) -> None:
+    """Every annotated frame has its box, also where the model doubts that there is something."""
+    batch = dataclasses.replace(tiny_clips((9,), CAPTIONS[1:2]), given=True)
+    with torch.no_grad():
+        boxes = knowing.answer(batch.frames, batch.mask, batch.captions).boxes[0]
+    truth = [[("a green cross", (64 * corners(box)).tolist())] if t % 2 else [] for t, box in enumerate(boxes)]
+    never = copy.copy(knowing)
+    never.threshold = 1.0
+    for factor, right in ((1.0, 100.0), (0.0, 0.0)):
+        moved = [[(text, [x * factor for x in box]) for text, box in frame] for frame in truth]
+        values, records = judged(never, dataclasses.replace(batch, truths=[moved]), monkeypatch, Data(protocol))
+        assert values[name] == pytest.approx(right, abs=1.0)
+    assert "grounding" not in records[0]
 
 
 # ---- starting from other weights ------------------------------------------------------------------------
