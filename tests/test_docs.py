@@ -252,7 +252,7 @@ def test_named_arguments_exist() -> None:
         return found
 
     for prefix, base in (("model", Task), ("data", LightningDataModule)):
-        for name in re.findall(rf"{prefix}\.init_args\.(\w+)", everything()):
+        for name in re.findall(rf"\b{prefix}\.init_args\.(\w+)", everything()):
             assert name in arguments(base), f"{prefix}.init_args.{name}"
 
 
@@ -300,6 +300,7 @@ FAMILY_PAGES = {
     "DAVEnet": "davenet",
 }
 WEIGHTLESS = ("PixelGrid", "AppearanceGrid", "MotionGrid")
+ADAPTED = {"AdaptedCLIP": "adapted_clip", "AdaptedSAM": "adapted_sam"}  # any weights of a type, so no table
 
 
 def table_row(*cells: str) -> str:
@@ -352,12 +353,14 @@ def test_the_page_of_a_family_has_its_weights(encoder: str) -> None:
 
 def test_every_encoder_and_its_overlays_have_a_page() -> None:
     pages = {page.stem: page.read_text(encoding="utf-8") for page in (DOCS / "encoders").glob("*.md")}
-    assert {*FAMILY_PAGES.values(), "weightless", "combined", "text", "index"} == pages.keys()
+    others = {*ADAPTED.values(), "weightless", "combined", "text", "index"}
+    assert {*FAMILY_PAGES.values(), *others} == pages.keys()
     assert {entry.encoder for entry in PUBLISHED.values()} == FAMILY_PAGES.keys()
     for path in sorted((ROOT / "configs" / "encoders").glob("*.yaml")):
         model = yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["init_args"]
         kind = model["video_encoder"]["class_path"]
-        page = {**FAMILY_PAGES, "Combined": "combined", **dict.fromkeys(WEIGHTLESS, "weightless")}[kind]
+        names = {**FAMILY_PAGES, **ADAPTED, "Combined": "combined", **dict.fromkeys(WEIGHTLESS, "weightless")}
+        page = names[kind]
         assert f"encoders/{path.name}" in pages[page], f"docs/encoders/{page}.md lacks encoders/{path.name}"
     for path in sorted((ROOT / "configs" / "text").glob("*.yaml")):
         assert f"text/{path.name}" in pages["text"], f"docs/encoders/text.md lacks text/{path.name}"
