@@ -248,6 +248,11 @@ class GroundedClipDataModule(L.LightningDataModule):
     def clips(self, split: Split) -> ClipIndex | None:
         """The clips of a split, indexed below `cache`; None where the data set has no such split."""
 
+    @property
+    def validates(self) -> bool:
+        """Whether there is a validation split."""
+        return True
+
     def vocabulary_texts(self) -> Iterator[GroundedText]:
         """The sentences that are trained on, one by one."""
         return self._datasets["train"].captions()

@@ -36,6 +36,11 @@ class HowToGround1M(GroundedClipDataModule):
         super().__init__(root, **kwargs)
         self.patterns: dict[Split, str | None] = {"train": train, "val": val, "test": test}
 
+    @property
+    def validates(self) -> bool:
+        """Whether there is a validation split."""
+        return self.patterns["val"] is not None
+
     def clips(self, split: Split) -> ClipIndex | None:
         """See `GroundedClipDataModule.clips`."""
         pattern = self.patterns[split]

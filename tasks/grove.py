@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -175,6 +175,8 @@ class GROVE(Task):
         stages: Sequence[Stage] | None = None,
     ) -> None:
         stages = PAPER_STAGES if stages is None else stages
+        if box_decoder.objectness_head is None:
+            stages = [replace(s, losses=tuple(n for n in s.losses if n != "objectness")) for s in stages]
         super().__init__(
             stages,
             {
@@ -205,6 +207,10 @@ class GROVE(Task):
                 f"model.{name} ({type(encoder).__name__}) sees {encoder.spec.context} units of "
                 f"{encoder.spec.window} frames per pass; the task has {frames} frames: set its `frames`"
             )
+
+    def monitor_on(self, data: Any) -> str | None:
+        """The loss; None where nothing is validated, as in HowToGround1M without a split for it."""
+        return self.monitor if getattr(data, "validates", True) else None
 
     @property
     def streams(self) -> list[VideoEncoder]:

@@ -12,7 +12,11 @@ from typing import get_type_hints
 
 import lightning as L
 
+from ..zoo.box_decoder import BoxDecoder
+from ..zoo.chat import ChatModel
 from ..zoo.detection import Detector
+from ..zoo.frame_captioning import FrameCaptioner
+from ..zoo.language import LanguageModel
 from ..zoo.text.base import TextEncoder
 from ..zoo.text.verb_links import VerbLinker
 from ..zoo.tracking.base import Tracker
@@ -24,10 +28,15 @@ BASES: dict[str, type] = {
     "data": L.LightningDataModule,
     "video_encoder": VideoEncoder,
     "motion_encoder": VideoEncoder,
+    "grounding_encoder": VideoEncoder,
     "text_encoder": TextEncoder,
+    "language_model": LanguageModel,
+    "box_decoder": BoxDecoder,
     "tracker": Tracker,
     "detector": Detector,
     "linker": VerbLinker,
+    "captioner": FrameCaptioner,
+    "chat": ChatModel,
 }
 NOISE = re.compile(
     r"(Does not validate against any|Subtypes: |Errors:$|Expected a <class 'NoneType'>|Given value type: "

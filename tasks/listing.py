@@ -23,7 +23,11 @@ ROOMS = {  # what stands in a section of `list`: classes with one of these bases
         "NarrationDataModule",
         "ActionDataModule",
         "ClipDataModule",
+        "GroundedClipDataModule",
+        "PointingClips",
     },
+    "frame captioners": {"FrameCaptioner"},
+    "chat models": {"ChatModel"},
 }
 
 
