@@ -83,7 +83,8 @@ def read_passes(reader: FrameReader, spec: FrameSpec, times_s: Sequence[float]) 
     info = reader.info
     times = pass_times(spec, np.asarray(times_s, dtype=np.float64), info.fps, info.duration_s)
     frames = reader.at_times(times.ravel(), spec.decoded_size(info.height, info.width))
-    return crop_or_pad(frames, spec).unflatten(0, times.shape)
+    passes: Tensor = crop_or_pad(frames, spec).unflatten(0, times.shape)
+    return passes
 
 
 def read_samples(

@@ -233,8 +233,13 @@ class Task(L.LightningModule, ABC):
                 fused=fused,
             )
         elif isinstance(stage.optimizer, AdamW):
-            settings = {"betas": stage.optimizer.betas, "weight_decay": stage.optimizer.weight_decay}
-            optimizer = torch.optim.AdamW(self._parameter_groups(), lr=self.rates[0], fused=fused, **settings)
+            optimizer = torch.optim.AdamW(
+                self._parameter_groups(),
+                lr=self.rates[0],
+                betas=stage.optimizer.betas,
+                weight_decay=stage.optimizer.weight_decay,
+                fused=fused,
+            )
         else:
             optimizer = torch.optim.Adam(self._parameter_groups(), lr=self.rates[0], fused=fused)
         if stage.schedule == "constant":

@@ -158,6 +158,9 @@ class GROVE(Task):
     """
 
     monitor = "val/loss"
+    grounding_encoder: VideoEncoder
+    language_model: LanguageModel
+    box_decoder: BoxDecoder
 
     def __init__(
         self,
@@ -338,7 +341,8 @@ class GROVE(Task):
         boxes = torch.zeros(total, mask.shape[1], 4, device=mask.device)
         visible = torch.zeros(total, mask.shape[1], device=mask.device)
         owner = torch.cat([torch.full((len(w.index),), b) for b, w in enumerate(windows)]).to(mask.device)
-        index, fresh = (torch.cat([w[k] for w in windows]).to(mask.device) for k in (0, 1))
+        index = torch.cat([w.index for w in windows]).to(mask.device)
+        fresh = torch.cat([w.fresh for w in windows]).to(mask.device)
         worth = counts[owner] > 0  # a sentence without phrases asks for no boxes
         parts = (x[worth].split(self.windows_per_pass) for x in (owner, index, fresh))
         for clips, numbers, new in zip(*parts, strict=True):
@@ -448,7 +452,7 @@ def _pick(frames: Tensor, index: Tensor) -> Tensor:
 
 
 def _cells(encoder: VideoEncoder, frames: Tensor) -> Tensor:
-    cells = encoder(frames).grid
+    cells: Tensor | None = encoder(frames).grid
     assert cells is not None
     return cells
 

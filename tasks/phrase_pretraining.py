@@ -126,6 +126,8 @@ class PhrasePretraining(OwnWords, Task):
     """
 
     monitor = "val/mIoU"
+    grounding_encoder: VideoEncoder
+    box_decoder: BoxDecoder
 
     def __init__(
         self,
@@ -185,6 +187,7 @@ class PhrasePretraining(OwnWords, Task):
             parts, w = box_losses(answer.boxes, answer.logits, batch.boxes, seen), self.options.box
             losses["giou"] = w * parts.giou / self.normaliser(parts.boxes)
             losses["l1"] = w * parts.l1 / self.normaliser(parts.boxes)
+            assert parts.objectness is not None
             losses["objectness"] = w * parts.objectness / self.normaliser(parts.pairs)
             found = (answer.boxes.detach(), answer.visible.detach())
         return Step(losses, Outputs(told, found))
