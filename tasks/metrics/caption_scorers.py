@@ -273,8 +273,10 @@ class Meteor:
         if answer and len(found) < answers:
             raise JavaError(f"METEOR answered {answer!r} instead of a number")
         if len(found) < answers:
+            status = self._process.wait()
+            self._threads[1].join(self._timeout_s)  # until all that was said is read
             said = self._said.decode(errors="replace").strip()
-            raise JavaError(f"METEOR's process ended with exit status {self._process.wait()}: {said}")
+            raise JavaError(f"METEOR's process ended with exit status {status}: {said}")
         return found
 
     def score(self, candidates: Texts, references: References) -> tuple[float, list[float]]:
