@@ -30,7 +30,7 @@ Differs from the paper (where the text is silent, contradicts itself or leaves a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -40,11 +40,11 @@ from torch import Tensor, nn
 
 from ..zoo.batch import CaptionBatch
 from ..zoo.decoding import Sentences, State, beam_search, generate
-from ..zoo.text.vocabulary import Vocabulary
 from ..zoo.video.base import VideoEncoder
 from ..zoo.word_grounding import CellRule, actions, entity_maps, kept_scores, rasterise, soft_grounding_loss
 from .base import Step
 from .captions import Answers, CaptionTask, places_of, scores_of
+from .own_words import OwnWords
 from .schedules import Stage, StepDecay
 
 PAPER_STAGES = (Stage(losses=("caption", "grounding"), lr=5e-4, epochs=25, schedule=StepDecay(0.8, 3, 3)),)
@@ -260,7 +260,7 @@ def _recur(lstm: nn.LSTM, x: Tensor) -> Tensor:
 # ---- the task -------------------------------------------------------------------------------------------
 
 
-class CVG(CaptionTask):
+class CVG(OwnWords, CaptionTask):
     """Comprehensive visual grounding for video description.
 
     Args:
@@ -297,23 +297,6 @@ class CVG(CaptionTask):
         self.caption_loss, self.min_count = caption_loss, min_count
         dims = [encoder.grid[2] for encoder in self.streams if encoder.grid is not None]
         self.network: CVGNetwork = CVGNetwork(dims, 2, network)
-        self.words: Vocabulary | None = None
-
-    # ---- vocabulary -------------------------------------------------------------------------------------
-
-    @property
-    def vocabulary(self) -> list[str] | None:
-        """Words that captions are made of."""
-        return None if self.words is None else self.words.words
-
-    def fit_vocabulary(self, texts: Iterable[Sequence[str]]) -> None:
-        """Take the words that occur at least `min_count` times."""
-        self.set_vocabulary(Vocabulary.fitted(texts, self.min_count).words)
-
-    def set_vocabulary(self, words: Sequence[str]) -> None:
-        """Take over a vocabulary; embeddings and output layer are made anew."""
-        self.words = Vocabulary(words)
-        self.network.set_vocabulary(len(words))
 
     # ---- training ---------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ Differs from the paper (where the text is silent, or leaves a choice) and from t
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -43,11 +43,11 @@ from ..zoo.event_captioner import CaptionerOptions, EventCaptioner
 from ..zoo.event_encoder import EventEncoder, EventMemory
 from ..zoo.proposals import ProposalNetwork, ProposalOptions
 from ..zoo.self_critical import leave_one_out, policy_loss
-from ..zoo.text.vocabulary import Vocabulary
 from ..zoo.video.base import VideoEncoder
 from .base import Prediction, Step, Task
 from .metrics.caption_scorers import Score
 from .metrics.dense_captions import DenseCaptionScores, submission
+from .own_words import OwnWords
 from .rewards import Reward, RewardOptions, training_frequencies
 from .schedules import Stage, StepDecay
 from .told_events import Answers, DescribedEvent, Told, event_rows
@@ -116,8 +116,12 @@ class DenseCaptioningNetwork(nn.Module):
         self.captioner = EventCaptioner(self.encoder.clip_dim, self.encoder.event_dim, 2, captioner)
         self.proposer = None if proposals is None else ProposalNetwork(dim, proposals)
 
+    def set_vocabulary(self, size: int) -> None:
+        """Make embeddings and output layer anew for a vocabulary."""
+        self.captioner.set_vocabulary(size)
 
-class DenseCaptioning(Task):
+
+class DenseCaptioning(OwnWords, Task):
     """Tells the events of a video in order.
 
     Args:
@@ -169,7 +173,6 @@ class DenseCaptioning(Task):
         )
         self.self_critical = self_critical or SelfCriticalOptions()
         self.subsample, self.min_count, self.max_length = subsample, min_count, max_length
-        self.words: Vocabulary | None = None
         self._reward: Reward | None = None
         self._worse = 0
 
@@ -180,22 +183,6 @@ class DenseCaptioning(Task):
         if network.proposer is not None:
             parts["proposer"] = list(network.proposer.parameters())
         return super().trainable_parts() | parts
-
-    # ---- vocabulary -------------------------------------------------------------------------------------
-
-    @property
-    def vocabulary(self) -> list[str] | None:
-        """Words that sentences are made of."""
-        return None if self.words is None else self.words.words
-
-    def fit_vocabulary(self, texts: Iterable[Sequence[str]]) -> None:
-        """Take the words that occur at least `min_count` times."""
-        self.set_vocabulary(Vocabulary.fitted(texts, self.min_count).words)
-
-    def set_vocabulary(self, words: Sequence[str]) -> None:
-        """Take over a vocabulary; embeddings and output layer are made anew."""
-        self.words = Vocabulary(words)
-        self.network.captioner.set_vocabulary(len(words))
 
     # ---- training ---------------------------------------------------------------------------------------
 
