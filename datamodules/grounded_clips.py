@@ -191,7 +191,7 @@ class GroundedClipLoader(ResumableLoader[GroundedClipBatch]):
 
     def __iter__(self) -> Iterator[GroundedClipBatch]:  # type: ignore[override]
         self.dataset.epoch.fill_(self.order.epoch)  # type: ignore[attr-defined]
-        return super().__iter__()
+        yield from super().__iter__()
 
 
 class GroundedClipDataModule(L.LightningDataModule):
@@ -255,6 +255,7 @@ class GroundedClipDataModule(L.LightningDataModule):
 
     def vocabulary_texts(self) -> Iterator[GroundedText]:
         """The sentences that are trained on, one by one."""
+        self._open("train", needed=True)  # an untrained model is evaluated without it
         return self._datasets["train"].captions()
 
     # ---- Lightning --------------------------------------------------------------------------------------
@@ -268,14 +269,7 @@ class GroundedClipDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Open the splits that `stage` needs and report on them."""
         for split in self._needed(stage):
-            if split in self._datasets:
-                continue
-            clips = self.clips(split)
-            if clips is not None:
-                self._datasets[split] = self._dataset(split, clips)
-                log.info("%s %s", type(self).__name__, self.reports[split])
-            elif split != "val" or stage != "fit":
-                raise AnnotationError(f"{type(self).__name__}: there is no annotation of the split {split!r}")
+            self._open(split, needed=split != "val" or stage != "fit")
 
     def train_dataloader(self) -> GroundedClipLoader:
         """Clips of the training split, in an order that depends on seed and epoch alone."""
@@ -320,6 +314,17 @@ class GroundedClipDataModule(L.LightningDataModule):
             if encoder.spec.size is None:
                 raise ValueError(f"{type(encoder).__name__} asks for no fixed size of frames, but clips need one")
         return reader
+
+    def _open(self, split: Split, needed: bool) -> None:
+        """Read a split that was not read yet."""
+        if split in self._datasets:
+            return
+        clips = self.clips(split)
+        if clips is not None:
+            self._datasets[split] = self._dataset(split, clips)
+            log.info("%s %s", type(self).__name__, self.reports[split])
+        elif needed:
+            raise AnnotationError(f"{type(self).__name__}: there is no annotation of the split {split!r}")
 
     def _dataset(self, split: Split, clips: ClipIndex) -> GroundedClipDataset:
         task = self._task()

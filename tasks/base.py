@@ -19,6 +19,7 @@ from ..zoo.encoder import Encoder
 from ..zoo.text.base import TextEncoder
 from ..zoo.video.base import VideoEncoder, VideoUnits
 from .schedules import SGD, AdamW, Stage, StepDecay, Warmup, WarmupSteps, one_cycle
+from .sharding import shard
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class Task(L.LightningModule, ABC):
         encoders: names of the encoders there are.
         monitor: key of the metric that picks the best checkpoint; of a loss the lowest value is the best, of all
             else the highest. The command line takes that of `monitor_on`.
+        large: names of parts whose layers `FullShard` divides one by one; each layer runs once in every step.
         awaits_checkpoint: set by the command line where a checkpoint is loaded after `setup`: it has the words.
         video_reader: set by `groundzoo.load`; turns a video file into the encoder's units.
         window_reader: set by `groundzoo.load`; reads the frames of one pass per clip, for a trainable encoder.
@@ -68,6 +70,7 @@ class Task(L.LightningModule, ABC):
     video_encoder: VideoEncoder
     text_encoder: TextEncoder
     monitor: str | None = "val/loss"
+    large: tuple[str, ...] = ()
     awaits_checkpoint = False
     video_reader: Callable[[VideoEncoder, Path], VideoUnits] | None = None
     window_reader: Callable[..., tuple[Tensor, Tensor, float]] | None = None
@@ -211,11 +214,19 @@ class Task(L.LightningModule, ABC):
     def setup(self, stage: str) -> None:
         """Fit the vocabulary on the training texts, once; a checkpoint brings its own later. Make the metrics."""
         texts = getattr(self.datamodule, "vocabulary_texts", None)
-        if self.vocabulary is None and texts is not None and not self.awaits_checkpoint:
+        awaited = self.awaits_checkpoint
+        if stage == "fit" and self._trainer is not None and self.trainer.strategy.restore_checkpoint_after_setup:
+            awaited = False  # it is opened when parameters are divided already, and must have their sizes
+        if self.vocabulary is None and texts is not None and not awaited:
             self.fit_vocabulary(texts())
         if not self.metrics:
             self.metrics = nn.ModuleDict({split: self.metric(split) for split in ("val", "test")})
         self.enter_stage(self.stage_index)
+
+    def configure_model(self) -> None:
+        """Divide the parameters among devices, where something is trained and the strategy is `FullShard`."""
+        if self.device_mesh is not None and self.trainer.state.fn == "fit":
+            shard(self, [getattr(self, name) for name in self.large], self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
         """The optimiser of the current stage on its parameters."""

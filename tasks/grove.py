@@ -158,6 +158,7 @@ class GROVE(Task):
     """
 
     monitor = "val/loss"
+    large = ("video_encoder", "grounding_encoder", "language_model")
     grounding_encoder: VideoEncoder
     language_model: LanguageModel
     box_decoder: BoxDecoder

@@ -209,6 +209,8 @@ class GroundZooCLI(LightningCLI):
         checkpoint = self._own.get("ckpt_path")
         if not checkpoint or checkpoint in ("best", "last", "hpc") or "://" in checkpoint:  # Lightning finds these
             return
+        if Path(checkpoint).is_dir() and "deepspeed" in str(self._own.trainer.strategy).lower():
+            return  # a folder that DeepSpeed wrote and reads
         own = read_checkpoint(Path(checkpoint)).get("groundzoo", {})  # a bad file ends it here
         stored = own.get("given", own.get("task"))
         if self.subcommand != "fit":
@@ -327,8 +329,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: the file is incomplete, or holds more than tensors and plain values.
+        ValueError: the file is incomplete, holds more than tensors and plain values, or is a folder.
     """
+    if path.is_dir():
+        raise ValueError(
+            f"checkpoint {path} is a folder, such as DeepSpeed writes: make a file of it; see the docs"
+        )
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist")
     try:

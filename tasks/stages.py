@@ -10,11 +10,12 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 from .base import Task, lower_is_better
 
 log = logging.getLogger(__name__)
+DIVIDING = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)  # they fix at the start what is trained
 
 
 class StageSchedule(Callback):
@@ -33,8 +34,17 @@ class StageSchedule(Callback):
         self.best: float | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Train for the sum of all stages, unless the trainer was told to stop earlier."""
+        """Train for the sum of all stages, unless the trainer was told to stop earlier.
+
+        Raises:
+            ValueError: there are several, and the strategy divides parameters among devices.
+        """
         task = _task(pl_module)
+        if stage == "fit" and len(task.stages) > 1 and isinstance(trainer.strategy, DIVIDING):
+            raise ValueError(
+                f"{type(task).__name__} is trained in {len(task.stages)} stages, and "
+                f"{type(trainer.strategy).__name__} divides what a single one trains: take trainer/ddp_bf16.yaml"
+            )
         total = sum(s.epochs for s in task.stages)
         if stage == "fit" and (trainer.max_epochs is None or not 0 <= trainer.max_epochs < total):
             trainer.fit_loop.max_epochs = total

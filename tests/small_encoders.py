@@ -1,4 +1,4 @@
-"""Encoders, trackers and detectors as small as they get, for runs through the command line."""
+"""Encoders, language models, trackers and detectors as small as they get, for runs through the command line."""
 
 from __future__ import annotations
 
@@ -25,9 +25,14 @@ IMAGE_MODELS = {
 SWIN = {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": [2, 3, 3]}
 SAM = {
     "model_type": "sam_vision_model",
-    **{"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_dim": 32, "image_size": 64},
+    **{"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "mlp_dim": 32, "image_size": 64},
     **{"patch_size": 8, "output_channels": 16, "window_size": 2, "global_attn_indexes": [1]},
 }
+DECODER = {
+    "model_type": "sam",
+    "mask_decoder_config": {**tiny_models.TOWER, "mlp_dim": 32, "iou_head_hidden_dim": 8},
+}
+LLAMA = {"model_type": "llama", **tiny_models.TOWER, "max_position_embeddings": 1024}
 SMALL: dict[str, dict[str, Any]] = {
     "R2Plus1D": {"layers": [1, 1, 1, 1], "width": 2, "size": 32},
     "C3D": {"width": 2, "hidden": 8, "size": 48},
@@ -35,10 +40,12 @@ SMALL: dict[str, dict[str, Any]] = {
     "I3D": {"width": 8, "size": 32, "window": 9},
     "S3DG": {"width": 8, "joint_dim": 16, "size": 32, "window": 8},
     "VideoSwin": {**SWIN, "size": 32, "num_frames": 8},
-    "AdaptedCLIP": {"config": tiny_models.config("clip_vision_model")},
+    "AdaptedCLIP": {"config": {**tiny_models.config("clip_vision_model"), "num_hidden_layers": 3}},
     "AdaptedSAM": {"config": SAM, "size": 32},
     "VGGish": {"width": 4, "hidden": 16},
     "DAVEnet": {"width": 2},
+    "BoxDecoder": {"config": DECODER},
+    "LanguageModel": {"tokenizer": "words", "config": LLAMA},
     "MILNCEText": {"word_dim": 5, "layer_dim": 6, "dim": 4},
 }
 

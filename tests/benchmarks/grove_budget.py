@@ -41,19 +41,23 @@ SIZES: dict[str, tuple[dict[str, Any], ...]] = {
     "grove_full": (CLIP_L, SAM_H, VICUNA_7B),
     "grove_small": (CLIP_B, SAM_B, QWEN_05B),
 }
+TOKENS = {"grove_full": (8, 8, 9), "grove_small": (8, 7, 7)}
+WORDS = [f"w{k}" for k in range(1000)]
 GIB = 2**30
 
 
-def build(name: str) -> GROVE:
-    """A task of one size on the meta device."""
+def build(name: str, device: torch.device, gradient_checkpointing: bool = False) -> GROVE:
+    """A task of one size; on the meta device it takes no memory."""
     clip, sam, language = SIZES[name]
-    words = word_tokenizer_files([f"w{k}" for k in range(1000)])
-    with torch.device("meta"):
+    words = word_tokenizer_files(WORDS)
+    again: dict[str, Any] = {"gradient_checkpointing": gradient_checkpointing}
+    with device:
         return GROVE(
-            AdaptedCLIP("random", dtype="bfloat16", config={"model_type": "clip_vision_model", **clip}),
-            AdaptedSAM("random", dtype="bfloat16", config={"model_type": "sam_vision_model", **sam}),
-            LanguageModel("random", words, frozen_dtype="bfloat16", config=language),
+            AdaptedCLIP("random", dtype="bfloat16", config={"model_type": "clip_vision_model", **clip}, **again),
+            AdaptedSAM("random", dtype="bfloat16", config={"model_type": "sam_vision_model", **sam}, **again),
+            LanguageModel("random", words, frozen_dtype="bfloat16", config=language, **again),
             BoxDecoder("random", config={"model_type": "sam"}),
+            tokens=TOKENS[name],
         )
 
 
@@ -76,7 +80,7 @@ def main() -> None:
     parser.add_argument("--devices", type=int, default=8)
     given = parser.parse_args()
     for name in SIZES:
-        table = rows(build(name))
+        table = rows(build(name, torch.device("meta")))
         print(f"| {name} | parameters, M | trained, M | weights, GiB |\n|---|---|---|---|")
         for part, count, trained, size in table:
             print(f"| {part} | {count / 1e6:.1f} | {trained / 1e6:.1f} | {size / GIB:.2f} |")

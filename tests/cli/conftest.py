@@ -89,7 +89,7 @@ def worlds(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def world(name: str) -> Path:
         if name not in made:
             presets = {"activitynet_entities": "captions", "msrvtt": "clips", "howto100m": "narrations"}
-            preset = (presets | {"activitynet": "described"}).get(name, "default")
+            preset = (presets | {"activitynet": "described", "iground": "grounded"}).get(name, "default")
             options: dict[str, Any] = {"videos": 12, "test_fraction": 0.25, "workers": 1, "preset": preset}
             made[name] = root = generate(folder / name, format=name, **options)
             if name == "activitynet":
@@ -156,6 +156,12 @@ SMALL = {
         "data.clips_per_segment": 1,
         "data.batch_size": 4,
         "data.eval_batch_size": 4,
+    },
+    "grove": {
+        "data.train": "train.jsonl",
+        "data.val": "val.jsonl",
+        "data.test": "test.jsonl",
+        "data.batch_size": 2,
     },
     "dense": {
         "model.encoder.dim": 8,

@@ -7,10 +7,12 @@ import inspect
 import json
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import torch.distributed as dist
 import yaml
 from jsonargparse import ArgumentParser
@@ -33,6 +35,8 @@ FORMATS = {
     "HowTo100M": "howto100m",
     "ActivityNetActions": "activitynet",
     "DenseCaptions": "activitynet",
+    "HowToGround1M": "iground",  # of the same form
+    "IGround": "iground",
 }
 FRAMES = {"activitynet_entities": 10, "msrvtt": 4}  # the boxes of the first were drawn in ten
 NO_GRID = {"C3D", "VGG16", "VGGish", "DAVEnet", "Precomputed"}  # encoders of vectors alone
@@ -50,12 +54,17 @@ def task_of(paper: str) -> str:
 
 
 READERS = [paper for paper in PAPERS if "text_encoder:" in (CONFIGS / task_of(paper)).read_text()]
+ANY_ENCODER = [paper for paper in PAPERS if paper != "grove"]  # its encoders go together with its other parts
+
+
+DIVIDING = ("trainer/fsdp.yaml", "trainer/deepspeed_zero2.yaml")  # for large models of one stage
 
 
 def of_paper(name: str) -> str:
     """The paper that a configuration belongs to; DRN for those that go with any."""
-    paper = Path(name).stem.split("_")[0]
-    return paper if name.split("/")[0] in ("tasks", "ablations") else "drn"
+    if name in DIVIDING:
+        return "grove"
+    return Path(name).stem.split("_")[0] if name.split("/")[0] in ("tasks", "ablations") else "drn"
 
 
 def composition(name: str, paper: str = "drn") -> list[str]:
@@ -70,15 +79,17 @@ def composition(name: str, paper: str = "drn") -> list[str]:
     elif group in ("encoders", "text"):
         tasks = [c for c in TASKS if c == f"tasks/{paper}_msrvtt.yaml"] or [task_of(paper)]  # the least to encode
     else:
-        tasks = [f"tasks/{paper}_toyworld.yaml"]
+        tasks = [c for c in TASKS if c in (f"tasks/{paper}_toyworld.yaml", f"tasks/{paper}_tiny.yaml")]
     assert tasks, f"no task configuration that {name} could belong to"
     return ["-c", tasks[0], "-c", name]
 
 
 def runs() -> list[tuple[str, str]]:
     """Every configuration and the paper it is run with: what goes with any, with all; others with their own."""
-    any_paper = {"encoders": PAPERS, "trainer": PAPERS, "text": READERS}
-    return [(name, paper) for name in ALL for paper in any_paper.get(name.split("/")[0], [of_paper(name)])]
+    any_paper = {"encoders": ANY_ENCODER, "trainer": PAPERS, "text": READERS}
+    of = {name: [of_paper(name)] for name in ALL}
+    of |= {name: any_paper[g] for name in ALL if (g := name.split("/")[0]) in any_paper and name not in DIVIDING}
+    return [(name, paper) for name, papers in of.items() for paper in papers]
 
 
 @pytest.mark.parametrize("room", ["video encoders", "text encoders"])
@@ -212,11 +223,17 @@ def test_runs_all_verbs(
     if all(e["class_path"].endswith(".Precomputed") for e in given):
         stores = [str(features(format, e["init_args"]["dim"], e["init_args"]["stride"])) for e in given]
         words += ["--data.features", stores[0] if len(stores) == 1 else json.dumps(stores)]
+    if model.get("init_from") is not None:
+        words += ["--model.init_from", "null"]
     if paper == "satsp":
         words += ["--data.captions", str(root), "--data.concepts", str(root / "concepts.json")]
-    parts = ("video_encoder", "motion_encoder", "audio_encoder", "text_encoder")
-    tiny = {part: shrunk(json.dumps(model[part])) for part in parts if model.get(part) is not None}
+    parts = [key for key, value in model.items() if isinstance(value, dict) and "class_path" in value]
+    tiny = {part: shrunk(json.dumps(model[part])) for part in parts}
     refused = "gives vectors but no grid" if blind else None
+    if "deepspeed" in name and find_spec("deepspeed") is None:
+        refused = "must have DeepSpeed installed"
+    elif "deepspeed" in name and not torch.cuda.is_available():
+        refused = "only supported on CUDA GPUs"
     if paper == "satsp":
         settings = encoder["init_args"] | tiny["video_encoder"]["init_args"]
         made = built({"class_path": encoder["class_path"], "init_args": settings})
@@ -238,6 +255,19 @@ def test_runs_all_verbs(
         if dist.is_initialized():  # a `ddp` configuration leaves its group of one process
             dist.destroy_process_group()
             gc.collect()
+
+
+def test_several_stages_are_not_divided(cli: Callable, worlds: Callable, small: list[str]) -> None:
+    words = ["-c", "tasks/drn_toyworld.yaml", "-c", "trainer/fsdp.yaml", *small, "--data.val_fraction", "0.4"]
+    root = worlds("charades_sta")
+    words += ["--data.root", str(root), "--data.subsets", str(root / "subsets.json")]
+    try:
+        done = cli("fit", *words, "--trainer.fast_dev_run", "true")
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    assert done.code == 1
+    assert "FullShard divides what a single one trains: take trainer/ddp_bf16.yaml" in done.err
 
 
 @pytest.mark.parametrize("part", ["video_encoder", "motion_encoder"])
