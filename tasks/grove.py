@@ -46,6 +46,7 @@ from ..zoo.language import LanguageModel
 from ..zoo.text.grounded_text import GroundedText
 from ..zoo.video.base import VideoEncoder
 from .base import Prediction, Step, Task
+from .checkpoints import read_checkpoint
 from .grounded_answers import Grounded, judge, own_times, protocol_of, protocol_records, submission
 from .grounded_caption import GroundedCaption, caption_record
 from .metrics.entity_grounding import official_submission
@@ -246,7 +247,7 @@ class GROVE(Task):
 
     def _start_from(self, path: Path) -> None:
         """Take over the weights of a checkpoint: all of GROVE's, or encoders and decoder of a pre-training."""
-        stored = torch.load(path, map_location="cpu", weights_only=True)
+        stored = read_checkpoint(path, "init_from:")
         made = (stored.get("groundzoo", {}).get("task") or {}).get("class_path", "").rpartition(".")[2]
         state = stored.get("state_dict", {})
         if made == type(self).__name__:

@@ -7,7 +7,6 @@ import json
 import logging
 import netrc
 import os
-import re
 import socket
 import sys
 import warnings
@@ -17,16 +16,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import lightning as L
-import torch
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
-from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from .base import Task, lower_is_better
+from .checkpoints import AtomicCheckpointIO, read_checkpoint
 from .hints import explain
 from .run_folder import RandomState, Reference, RunFolder
 from .stages import StageSchedule
@@ -103,17 +101,6 @@ class HelpfulParser(LightningArgumentParser):
         print(f"{prog}: {explain(message, packaged_configs(), options)}", file=sys.stderr)
         print(f"({prog} --help lists all options)", file=sys.stderr)
         sys.exit(2)
-
-
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Checkpoints appear under their name only when they are complete."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write beside the target, then rename."""
-        target = Path(path)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
-        super().save_checkpoint(checkpoint, temporary, storage_options)
-        os.replace(temporary, target)
 
 
 class GroundZooCLI(LightningCLI):
@@ -322,33 +309,6 @@ def _differences(old: Any, new: Any, key: str = "") -> dict[str, tuple[Any, Any]
 
 
 # ---- checkpoints ----------------------------------------------------------------------------------------
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint without running anything that it may hold.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is incomplete, holds more than tensors and plain values, or is a folder.
-    """
-    if path.is_dir():
-        raise ValueError(
-            f"checkpoint {path} is a folder, such as DeepSpeed writes: make a file of it; see the docs"
-        )
-    if not path.is_file():
-        raise FileNotFoundError(f"checkpoint {path} does not exist")
-    try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
-        reason = f"it asks for '{refused[1]}'" if refused else type(error).__name__
-        raise ValueError(
-            f"{path} is no readable checkpoint: it is incomplete, of another kind, or holds code, which is "
-            f"never run ({reason})"
-        ) from error
-    if not isinstance(loaded, dict):
-        raise ValueError(f"{path} is no checkpoint but a {type(loaded).__name__}")
-    return loaded
 
 
 def rebuild(path: Path, device: str) -> Task:

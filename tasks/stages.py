@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
 from .base import Task, lower_is_better
+from .checkpoints import read_checkpoint
 
 log = logging.getLogger(__name__)
 DIVIDING = (DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy)  # they fix at the start what is trained
@@ -70,8 +71,7 @@ class StageSchedule(Callback):
             return
         source = self._path(task.stage_index)
         if source.exists():
-            stored = torch.load(source, map_location="cpu", weights_only=True)
-            task.load_state_dict(stored["state_dict"])
+            task.load_state_dict(read_checkpoint(source)["state_dict"])
             log.info("stage %d starts from the best weights of stage %d (%.2f)", index + 1, index, self.best)
         task.enter_stage(index)
         self.best = None

@@ -18,7 +18,7 @@ from small_encoders import SMALL
 import groundzoo
 from groundzoo.datamodules.activitynet_entities import ActivityNetEntities
 from groundzoo.datamodules.video import probe
-from groundzoo.tasks.launch import read_checkpoint
+from groundzoo.tasks.checkpoints import read_checkpoint
 from groundzoo.tasks.metrics.dense_captions import DenseCaptionScores, read_submission
 from groundzoo.tasks.metrics.entity_grounding import NAMES, EntityGrounding, evaluate_generated, evaluate_gt
 from groundzoo.zoo.text.lemmas import lemma

@@ -14,7 +14,7 @@ import torch
 import yaml
 
 import groundzoo
-from groundzoo.tasks.launch import read_checkpoint
+from groundzoo.tasks.checkpoints import read_checkpoint
 from groundzoo.tasks.metrics.dense_captions import DenseCaptionScores, read_submission
 
 STAGES = (

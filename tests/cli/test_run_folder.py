@@ -17,7 +17,7 @@ from PIL import Image
 
 import groundzoo
 from groundzoo.datamodules.charades_sta import CharadesSTA
-from groundzoo.tasks.launch import read_checkpoint
+from groundzoo.tasks.checkpoints import read_checkpoint
 from groundzoo.tasks.run_folder import metrics_tables
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import groundzoo
-from groundzoo.tasks.launch import read_checkpoint
+from groundzoo.tasks.checkpoints import read_checkpoint
 
 
 class Payload:

@@ -16,7 +16,7 @@ import yaml
 
 import groundzoo
 from groundzoo.datamodules.features import FeatureStore
-from groundzoo.tasks.launch import read_checkpoint
+from groundzoo.tasks.checkpoints import read_checkpoint
 
 STAGES = (
     "[{losses: [global], lr: 1.0e-2, epochs: 3, schedule: one_cycle, monitor: val/frame accuracy}, "

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from groundzoo.tasks import launch
-from groundzoo.tasks.launch import read_checkpoint
+from groundzoo.tasks.checkpoints import read_checkpoint
 
 ONLINE = ["--trainer.logger=WandbLogger", "--trainer.logger.project=groundzoo"]
 

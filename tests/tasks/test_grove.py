@@ -373,6 +373,8 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(ValueError, match=r"other\.ckpt is a checkpoint not one of groundzoo"):
         tiny_grove(init_from=tmp_path / "other.ckpt").setup("fit")
+    with pytest.raises(FileNotFoundError, match=r"init_from: .*none\.ckpt does not exist"):
+        tiny_grove(init_from=tmp_path / "none.ckpt").setup("fit")
     path = checkpoint(tiny_grove(tokens=(2, 2, 2)), tmp_path / "wide.ckpt")
     stored = torch.load(path, weights_only=True)
     stored["state_dict"]["network.visual.0.weight"] = torch.zeros(3, 3)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from groundzoo.datamodules.toyworld.generate import generate
-from groundzoo.tasks.launch import AtomicCheckpointIO, read_checkpoint
+from groundzoo.tasks.checkpoints import AtomicCheckpointIO, read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
 CALLBACKS = '''
