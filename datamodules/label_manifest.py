@@ -16,7 +16,7 @@ from .labels import LABELS, MANIFEST, LabelError, LabelStore
 from .segments import Segment
 from .shards import write_json
 
-NOT_COMPARED = NOT_IN_FEATURES | {"groundzoo"}
+NOT_COMPARED = {"groundzoo"}
 
 
 def fingerprint(segments: Sequence[Segment]) -> str:
@@ -71,7 +71,8 @@ def differences(old: Any, new: Any, key: str = "") -> list[str]:
         return [] if old == new else [f"{key} is {_short(old)}, not {_short(new)}"]
     if old.get("class_path") != new.get("class_path"):
         return [f"{key} is {_short(old)}, not {_short(new)}"]
-    both = [name for name in new if name in old and name not in NOT_COMPARED]
+    unlike = NOT_IN_FEATURES if key.endswith("init_args") else NOT_COMPARED  # a split may be named as a setting
+    both = [name for name in new if name in old and name not in unlike]
     return [text for name in both for text in differences(old[name], new[name], f"{key}.{name}".strip("."))]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +38,10 @@ class PointingClips(GroundedClipDataModule):
     protocol = "pointing"
     reader: ActionDataModule
     files: list[Path]
+
+    @abstractmethod
+    def __init__(self, root: str | Path, **kwargs: Any) -> None:
+        super().__init__(root, **kwargs)
 
     def clips(self, split: Split) -> ClipIndex | None:
         """See `GroundedClipDataModule.clips`; there is nothing to train on."""

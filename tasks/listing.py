@@ -26,7 +26,7 @@ ROOMS = {  # what stands in a section of `list`: classes with one of these bases
         "GroundedClipDataModule",
         "PointingClips",
     },
-    "frame captioners": {"FrameCaptioner"},
+    "frame captioners": {"FrameCaptioner", "_ImageModel"},
     "chat models": {"ChatModel"},
 }
 

@@ -59,7 +59,7 @@ class PhraseOptions:
     box: float = 2.0
 
 
-class Cells(NamedTuple):
+class CellTruth(NamedTuple):
     """What is true of the cells of a grid.
 
     Attributes:
@@ -81,7 +81,7 @@ class Outputs(NamedTuple):
         found: boxes ``(N, T, 4)`` and visibility ``(N, T)`` of given phrases.
     """
 
-    words: list[tuple[Tensor, Cells]]
+    words: list[tuple[Tensor, CellTruth]]
     found: tuple[Tensor, Tensor] | None
 
 
@@ -170,7 +170,7 @@ class PhrasePretraining(OwnWords, Task):
         hot = self._hot(batch)
         grids = [encoder(x).grid for encoder, x in zip(self.streams, batch.frames, strict=True)]
         losses: dict[str, Tensor] = {}
-        told: list[tuple[Tensor, Cells]] = []
+        told: list[tuple[Tensor, CellTruth]] = []
         if "words" in wanted or "places" in wanted:
             for encoder, grid, head in zip(self.streams, grids, self.network.heads, strict=True):
                 assert grid is not None
@@ -202,7 +202,7 @@ class PhrasePretraining(OwnWords, Task):
             row[words] = True
         return hot.to(self.device)
 
-    def _dense(self, out: Tensor, true: Cells, mask: Tensor) -> dict[str, Tensor]:
+    def _dense(self, out: Tensor, true: CellTruth, mask: Tensor) -> dict[str, Tensor]:
         """Losses of the heads of one encoder: cross-entropies over all cells, differences over covered ones."""
         o, real = self.options, mask[:, :, None, None].expand_as(true.covered)
         words = F.binary_cross_entropy_with_logits(out[..., :-4], true.words.to(out.dtype), reduction="none")
@@ -274,7 +274,7 @@ def cell_middles(spec: FrameSpec, sizes: Tensor, grid: tuple[int, int]) -> Tenso
     return middles.expand(len(sizes), -1, -1, -1)
 
 
-def cells(batch: GroundedClipBatch, hot: Tensor, spec: FrameSpec, grid: tuple[int, int]) -> Cells:
+def cells(batch: GroundedClipBatch, hot: Tensor, spec: FrameSpec, grid: tuple[int, int]) -> CellTruth:
     """What is true of the cells of one encoder; `hot` are the words ``(N, V)`` of the phrases."""
     (B, T), device = batch.mask.shape, hot.device
     middles = cell_middles(spec, batch.sizes.to(device), grid)[batch.clip]  # (N, h, w, 2)
@@ -293,4 +293,4 @@ def cells(batch: GroundedClipBatch, hot: Tensor, spec: FrameSpec, grid: tuple[in
     smallest = area.argmin(1)  # (B, T, h, w)
     b, t = (torch.arange(n, device=device) for n in (B, T))
     box = boxes[b[:, None, None, None], smallest, t[:, None, None]]
-    return Cells(words, box, padded.any(1))
+    return CellTruth(words, box, padded.any(1))

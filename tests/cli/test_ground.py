@@ -96,7 +96,7 @@ def test_one_bad_video_does_not_end_the_others(trained: Any, cli: Callable, vide
         (["a circle moves"], "at least one video file"),
         (["VIDEO", "a circle moves", "--ckpt", "nowhere.ckpt"], "nowhere.ckpt does not exist"),
         (["VIDEO", "a circle moves", "--ckpt", "VIDEO"], "no readable checkpoint"),
-        (["VIDEO", "a circle moves", "--ckpt", "."], "does not exist"),
+        (["VIDEO", "a circle moves", "--ckpt", "."], "is a folder"),
     ],
 )
 def test_wrong_inputs(words: list[str], expected: str, trained: Any, cli: Callable, video: Path) -> None:

@@ -87,6 +87,8 @@ def test_list_describes_everything(cli: Callable) -> None:
         "detectors",
         "verb linkers",
         "data modules",
+        "frame captioners",
+        "chat models",
         "weights for encoders",
         "configs",
         "plug-ins",
@@ -105,7 +107,9 @@ def test_list_misses_no_class_that_a_configuration_can_name(cli: Callable) -> No
     from groundzoo.cli import import_everything
     from groundzoo.tasks.base import Task
     from groundzoo.tasks.hints import subclasses
+    from groundzoo.zoo.chat import ChatModel
     from groundzoo.zoo.detection import Detector
+    from groundzoo.zoo.frame_captioning import FrameCaptioner
     from groundzoo.zoo.text.base import TextEncoder
     from groundzoo.zoo.text.verb_links import VerbLinker
     from groundzoo.zoo.tracking.base import Tracker
@@ -128,6 +132,8 @@ def test_list_misses_no_class_that_a_configuration_can_name(cli: Callable) -> No
         "detectors": Detector,
         "verb linkers": VerbLinker,
         "data modules": L.LightningDataModule,
+        "frame captioners": FrameCaptioner,
+        "chat models": ChatModel,
     }
     for title, base in bases.items():
         assert set(found[title]) == subclasses(base) & own, title

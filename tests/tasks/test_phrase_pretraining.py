@@ -10,7 +10,7 @@ from tiny_grove import CAPTIONS, T, tiny_clips, tiny_pretraining
 
 from groundzoo.tasks.metrics.cell_words import CellWords, cell_records
 from groundzoo.tasks.metrics.given_phrases import GivenPhrases, given_records
-from groundzoo.tasks.phrase_pretraining import Cells, cell_middles, cells
+from groundzoo.tasks.phrase_pretraining import CellTruth, cell_middles, cells
 from groundzoo.zoo.text.grounded_text import GroundedText
 from groundzoo.zoo.video.spec import FrameSpec
 
@@ -152,7 +152,7 @@ def test_cell_words_by_hand() -> None:
     words = torch.tensor([True, True, False, False]).expand(1, 1, 1, 2, 4)
     logits = torch.tensor([[[[[3.0, 2.0, 1.0, 0.0], [3.0, 0.0, 2.0, 1.0]]]]])
     for covered, expected in (([True, True], 75), ([True, False], 100), ([False, True], 50)):
-        true = Cells(words, torch.zeros(1, 1, 1, 2, 4), torch.tensor(covered).view(1, 1, 1, 2))
+        true = CellTruth(words, torch.zeros(1, 1, 1, 2, 4), torch.tensor(covered).view(1, 1, 1, 2))
         metric = CellWords()
         metric.update([0], cell_records([(logits, true)]))
         assert metric.compute()["words"].item() == pytest.approx(expected)
