@@ -96,6 +96,7 @@ def import_everything() -> None:
     root = Path(__file__).parent
     for folder in ("tasks", "zoo", "datamodules"):
         for path in sorted((root / folder).rglob("*.py")):
+            # of ToyWorld only the stand-ins for models are named in configurations
             if path.name != "__init__.py" and ("toyworld" not in path.parts or path.stem == "annotators"):
                 import_module("." + ".".join(path.relative_to(root).with_suffix("").parts), __package__)
     for plugin in entry_points(group="groundzoo.plugins"):
